@@ -1,0 +1,1 @@
+//! Batches of packets and what is known of each.

@@ -1,0 +1,1 @@
+//! RCU by quiescent states: how snapshots reach workers.

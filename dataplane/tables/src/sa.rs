@@ -1,0 +1,27 @@
+//! Inbound security associations, found by SPI.
+
+use std::net::Ipv4Addr;
+
+use dmvpn_esp::InboundSa;
+
+use crate::ids::{PeerId, TunnelId};
+use crate::peer::{Mode, UdpPorts};
+
+/// An inbound SA and what it may carry.
+#[derive(Debug)]
+pub struct Inbound {
+    /// Cipher, keys, replay window, counters.
+    pub sa: InboundSa,
+    /// The peer that holds the other end.
+    pub peer: PeerId,
+    /// The tunnel its traffic belongs to.
+    pub tunnel: TunnelId,
+    /// ESP mode; in tunnel mode the inner header must show exactly these addresses (as the peer
+    /// sends them: `source` is the peer's).
+    pub mode: Mode,
+    /// Outer source address at the time of installation. A packet that proves itself but comes from
+    /// elsewhere is reported as [`PuntReason::PeerMoved`](crate::PuntReason::PeerMoved).
+    pub remote: Ipv4Addr,
+    /// UDP encapsulation, if negotiated.
+    pub udp: Option<UdpPorts>,
+}

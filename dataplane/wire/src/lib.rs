@@ -1,0 +1,1 @@
+//! Header views for the packet path.
