@@ -1,1 +1,124 @@
 //! Batches of packets and what is known of each.
+
+use arrayvec::ArrayVec;
+use zerocopy::FromBytes;
+
+/// Packets in one [`Frame`]. One poll takes in no more than this.
+pub const FRAME_SIZE: usize = 64;
+
+/// A batch of packets on its way from one stage to the next. Moving a packet moves its owner: a
+/// buffer is in exactly one frame, ring or link at any time.
+pub type Frame<B> = ArrayVec<B, FRAME_SIZE>;
+
+/// One packet in one contiguous segment, with room around it to grow into.
+///
+/// There is no `Clone`: a buffer has one owner, and dropping it gives it back to where it came from.
+pub trait Buffer: Sized + Send {
+    /// The packet.
+    fn bytes(&self) -> &[u8];
+
+    /// The packet, to write.
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// Length of the packet in bytes.
+    fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Whether there is no byte in it.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Free bytes in front of the packet.
+    fn headroom(&self) -> usize;
+
+    /// Free bytes behind the packet.
+    fn tailroom(&self) -> usize;
+
+    /// Grows the packet by `n` bytes at the front and returns them, their content unspecified.
+    /// `None`, and no change, if the headroom is smaller.
+    fn prepend(&mut self, n: usize) -> Option<&mut [u8]>;
+
+    /// Grows the packet by `n` bytes at the back and returns them, their content unspecified.
+    /// `None`, and no change, if the tailroom is smaller.
+    fn append(&mut self, n: usize) -> Option<&mut [u8]>;
+
+    /// Cuts `n` bytes off the front, or all if there are fewer.
+    fn trim_front(&mut self, n: usize);
+
+    /// Cuts `n` bytes off the back, or all if there are fewer.
+    fn trim_back(&mut self, n: usize);
+
+    /// What the stages know of the packet.
+    fn meta(&self) -> &Meta;
+
+    /// What the stages know of the packet, to write.
+    fn meta_mut(&mut self) -> &mut Meta;
+}
+
+/// Where stages get buffers for packets that did not come in by a link: fragments, multicast copies,
+/// packets of the control thread.
+pub trait Pool {
+    /// What it gives.
+    type Buffer: Buffer;
+
+    /// An empty buffer with the pool's full headroom (at least [`HEADROOM`]), or `None` if there is none
+    /// left.
+    fn alloc(&mut self) -> Option<Self::Buffer>;
+}
+
+/// Headroom that a received packet needs so that the encrypt stage can put everything in front of
+/// it in place: Ethernet 14, IPv4 20, UDP 8, ESP with IV 24, IPv4 20, GRE with key 8, less the Ethernet header
+/// that came off; rounded up to a cache line.
+pub const HEADROOM: usize = 128;
+
+/// Tailroom that a received packet needs for ESP padding, trailer and ICV (at most 15 + 2 + 32).
+pub const TAILROOM: usize = 64;
+
+/// What the stages know of a packet. It lives beside the packet (in an mbuf's private area) and fills
+/// one cache line.
+///
+/// Every bit pattern is a valid value (that is what [`FromBytes`] says), so a buffer need not set it up:
+/// the stage that takes a packet in overwrites it whole.
+#[derive(Debug, Clone, Copy, Default, FromBytes)]
+#[repr(C, align(64))]
+pub struct Meta {
+    /// Outer source address of a packet from a tunnel, as a big-endian number.
+    pub(crate) outer_source: u32,
+    /// The peer it came from, as [`PeerId`](dmvpn_tables::PeerId); valid with [`Meta::FROM_PEER`].
+    pub(crate) from_peer: u32,
+    /// The peer it goes to.
+    pub(crate) to_peer: u32,
+    /// The neighbor it goes to.
+    pub(crate) neighbor: u32,
+    /// The port it came in by, or is to leave by with [`Meta::FRAMED`].
+    pub(crate) port: u16,
+    /// The tunnel it came in by; valid with [`Meta::FROM_TUNNEL`].
+    pub(crate) tunnel: u16,
+    /// Where the ESP header begins.
+    pub(crate) esp_offset: u16,
+    /// GRE protocol type of a packet on its way into a tunnel.
+    pub(crate) gre_protocol: u16,
+    /// Bits below.
+    pub(crate) flags: u8,
+    /// The stage that a packet handed over from another worker enters at.
+    pub(crate) stage: u8,
+}
+
+impl Meta {
+    /// Came out of a tunnel.
+    pub(crate) const FROM_TUNNEL: u8 = 1;
+    /// Came by an SA, so it is known from whom.
+    pub(crate) const FROM_PEER: u8 = 2;
+    /// Made by this box: no TTL decrement, no redirect.
+    pub(crate) const OWN: u8 = 4;
+    /// Has its Ethernet header already.
+    pub(crate) const FRAMED: u8 = 8;
+
+    pub(crate) fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+const _: () = assert!(size_of::<Meta>() == 64, "one cache line");

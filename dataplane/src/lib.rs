@@ -1,3 +1,14 @@
 //! The packet path: five stages on batches of packets.
+//!
+//! [`Worker::poll`] is the path on one screen. It knows [`Buffer`], [`Pool`] and [`Link`], not DPDK, and reads what
+//! the control thread publishes as a [`Snapshot`](dmvpn_tables::Snapshot).
 
 #![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod frame;
+pub mod link;
+
+pub use counters::{Counters, DropReason};
+pub use frame::{Buffer, Frame, Meta, Pool};
+pub use link::Link;
