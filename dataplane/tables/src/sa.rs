@@ -1,6 +1,7 @@
 //! Inbound security associations, found by SPI.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dmvpn_esp::InboundSa;
 
@@ -10,8 +11,8 @@ use crate::peer::{Mode, UdpPorts};
 /// An inbound SA and what it may carry.
 #[derive(Debug)]
 pub struct Inbound {
-    /// Cipher, keys, replay window, counters.
-    pub sa: InboundSa,
+    /// Cipher, keys, replay window, counters. Shared, since the peer may move while they go on.
+    pub sa: Arc<InboundSa>,
     /// The peer that holds the other end.
     pub peer: PeerId,
     /// The tunnel its traffic belongs to.
