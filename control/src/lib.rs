@@ -5,4 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod arp;
+pub mod icmp;
+pub mod limit;
+pub mod nhrp;
 pub mod time;
