@@ -7,6 +7,7 @@
 
 pub mod arp;
 pub mod icmp;
+pub mod ike;
 pub mod limit;
 pub mod nhrp;
 pub mod time;
