@@ -12,6 +12,7 @@ const FIRST_UNTRIED: &str = "25.12";
 const FUNCTIONS: &[&str] = &[
     "rte_eal_init",
     "rte_eal_cleanup",
+    "rte_eal_get_runtime_dir",
     "rte_eth_dev_close",
     "rte_eth_dev_get_mtu",
     "rte_eth_dev_get_port_by_name",

@@ -10,6 +10,11 @@ int shim_errno(void)
 	return rte_errno;
 }
 
+bool shim_is_lcore(void)
+{
+	return rte_lcore_id() != LCORE_ID_ANY;
+}
+
 int shim_capabilities(uint16_t port, struct shim_capabilities *capabilities)
 {
 	struct rte_eth_dev_info info;
@@ -55,7 +60,13 @@ int shim_link_is_up(uint16_t port)
 
 uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count)
 {
-	return rte_eth_rx_burst(port, queue, packets, count);
+	uint16_t received = rte_eth_rx_burst(port, queue, packets, count);
+
+	for (uint16_t i = 0; i < received; i++) {
+		rte_prefetch0(rte_pktmbuf_mtod(packets[i], void *));
+		rte_prefetch0(rte_mbuf_to_priv(packets[i]));
+	}
+	return received;
 }
 
 uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count)

@@ -12,6 +12,7 @@
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
+#include <rte_prefetch.h>
 #include <rte_version.h>
 
 /* Where the fields are that the Rust side reads and writes. Releases move them between anonymous
@@ -25,6 +26,11 @@ enum shim_mbuf_offset {
 	MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
 };
 
+enum shim_mbuf_room {
+	MBUF_HEADROOM = RTE_PKTMBUF_HEADROOM,
+	MBUF_POOL_CACHE_MAX = RTE_MEMPOOL_CACHE_MAX_SIZE,
+};
+
 /* What a port's device can do: the part of rte_eth_dev_info that matters here. */
 struct shim_capabilities {
 	const char *driver;
@@ -36,6 +42,9 @@ struct shim_capabilities {
 
 int shim_errno(void);
 
+/* Whether the calling thread is known to the EAL. */
+bool shim_is_lcore(void);
+
 int shim_capabilities(uint16_t port, struct shim_capabilities *capabilities);
 
 /* Configures `queues` receive and transmit queues. Several receive queues share the traffic by a hash
@@ -45,7 +54,10 @@ int shim_configure(uint16_t port, uint16_t queues, uint16_t mtu);
 /* 1 up, 0 down, negative errno. Does not wait for a negotiation to end. */
 int shim_link_is_up(uint16_t port);
 
+/* Prefetches what the first stage touches of each packet: the first line of its data, and its private
+ * area. */
 uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);
+
 uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);
 
 /* All or nothing: 0, or a negative errno and nothing allocated. */

@@ -1,0 +1,157 @@
+//! Packet buffers.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::slice;
+
+use dmvpn_dataplane::frame::{Buffer, Meta};
+use dpdk_sys::{rte_mbuf, shim_mbuf_offset as offset};
+
+/// A packet in one mbuf. It has one owner; dropping it gives the mbuf back to its pool.
+///
+/// Invariants: the pointer is to an mbuf of one segment that nobody else uses, from a pool whose private
+/// area holds a [`Meta`]; `buf_addr + data_off .. + data_len` is within its data room of `buf_len` bytes;
+/// `pkt_len` is `data_len`.
+#[repr(transparent)]
+pub struct Mbuf {
+    raw: NonNull<rte_mbuf>,
+}
+
+// SAFETY: an mbuf belongs to no thread, and a pool takes it back from any.
+unsafe impl Send for Mbuf {}
+
+impl Mbuf {
+    /// Bytes between the mbuf structure and the data room, as asked of the pool.
+    #[expect(clippy::cast_possible_truncation, reason = "64")]
+    pub(crate) const PRIVATE_SIZE: u16 = size_of::<Meta>() as u16;
+
+    /// Takes ownership of an mbuf.
+    ///
+    /// # Safety
+    /// The invariants of the type hold for it, and the caller gives up its use.
+    pub(crate) unsafe fn from_raw(raw: NonNull<rte_mbuf>) -> Self {
+        Self { raw }
+    }
+
+    /// Whether it is one of several segments, which breaks the invariants: such an mbuf may only be dropped.
+    pub(crate) fn is_chained(&self) -> bool {
+        self.field::<u16>(offset::MBUF_NB_SEGS) != 1
+    }
+
+    fn field<T: Copy>(&self, offset: u32) -> T {
+        // SAFETY: only called with offsets and types of fields of the structure, which is valid.
+        unsafe { self.raw.byte_add(offset as usize).cast::<T>().read() }
+    }
+
+    fn set_field<T>(&mut self, offset: u32, value: T) {
+        // SAFETY: as in `field`, and nobody else uses the mbuf.
+        unsafe { self.raw.byte_add(offset as usize).cast::<T>().write(value) }
+    }
+
+    fn data_off(&self) -> u16 {
+        self.field(offset::MBUF_DATA_OFF)
+    }
+
+    fn data_len(&self) -> u16 {
+        self.field(offset::MBUF_DATA_LEN)
+    }
+
+    fn buf_len(&self) -> u16 {
+        self.field(offset::MBUF_BUF_LEN)
+    }
+
+    /// The caller sees to it that the bytes are within the data room.
+    fn set_extent(&mut self, data_off: u16, data_len: u16) {
+        debug_assert!(u32::from(data_off) + u32::from(data_len) <= u32::from(self.buf_len()));
+        self.set_field(offset::MBUF_DATA_OFF, data_off);
+        self.set_field(offset::MBUF_DATA_LEN, data_len);
+        self.set_field(offset::MBUF_PKT_LEN, u32::from(data_len));
+    }
+
+    fn data(&self) -> *mut u8 {
+        let start: *mut u8 = self.field(offset::MBUF_BUF_ADDR);
+        // SAFETY: the offset is within the data room (invariant).
+        unsafe { start.add(usize::from(self.data_off())) }
+    }
+}
+
+impl Buffer for Mbuf {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: within the data room (invariant), whose memory came zeroed; nobody else writes to it.
+        unsafe { slice::from_raw_parts(self.data(), self.len()) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed mutably.
+        unsafe { slice::from_raw_parts_mut(self.data(), self.len()) }
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.data_len())
+    }
+
+    fn headroom(&self) -> usize {
+        usize::from(self.data_off())
+    }
+
+    fn tailroom(&self) -> usize {
+        usize::from(self.buf_len()) - usize::from(self.data_off()) - usize::from(self.data_len())
+    }
+
+    fn prepend(&mut self, n: usize) -> Option<&mut [u8]> {
+        let grown = u16::try_from(n).ok()?;
+        let (off, len) = (self.data_off().checked_sub(grown)?, self.data_len() + grown);
+        self.set_extent(off, len);
+        self.bytes_mut().get_mut(..n)
+    }
+
+    fn append(&mut self, n: usize) -> Option<&mut [u8]> {
+        if n > self.tailroom() {
+            return None;
+        }
+        let (off, len) = (self.data_off(), self.data_len());
+        // Cannot fail nor overflow: `n` fits into a tailroom that 16 bits describe.
+        self.set_extent(off, len + u16::try_from(n).ok()?);
+        self.bytes_mut().get_mut(usize::from(len)..)
+    }
+
+    fn trim_front(&mut self, n: usize) {
+        let cut = u16::try_from(n).unwrap_or(u16::MAX).min(self.data_len());
+        self.set_extent(self.data_off() + cut, self.data_len() - cut);
+    }
+
+    fn trim_back(&mut self, n: usize) {
+        let cut = u16::try_from(n).unwrap_or(u16::MAX).min(self.data_len());
+        self.set_extent(self.data_off(), self.data_len() - cut);
+    }
+
+    fn meta(&self) -> &Meta {
+        // SAFETY: the private area follows the structure, is aligned as that is, is large enough, and any bit
+        // pattern is a `Meta`.
+        unsafe { self.raw.add(1).cast().as_ref() }
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        // SAFETY: as above, and `self` is borrowed mutably.
+        unsafe { self.raw.add(1).cast().as_mut() }
+    }
+}
+
+impl Drop for Mbuf {
+    fn drop(&mut self) {
+        let mut raw = self.raw.as_ptr();
+        // SAFETY: it is ours to give back. (This frees a whole chain, too.)
+        unsafe { dpdk_sys::rte_pktmbuf_free_bulk(&raw mut raw, 1) }
+    }
+}
+
+impl fmt::Debug for Mbuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mbuf").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+const _: () = {
+    assert!(align_of::<Meta>() <= align_of::<rte_mbuf>());
+    assert!(size_of::<Mbuf>() == size_of::<*mut rte_mbuf>());
+};
