@@ -1,0 +1,46 @@
+//! Bursts of jobs, and the jobs of one suite among them.
+
+use crate::suite::Suite;
+
+/// Jobs that go through the kernels together; longer batches are cut into bursts of this many.
+pub(crate) const BURST: usize = 64;
+
+/// Some of the jobs of a burst, by index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Members(u64);
+
+impl Members {
+    pub(crate) fn insert(&mut self, index: usize) {
+        self.0 |= 1 << index;
+    }
+
+    pub(crate) fn contains(self, index: usize) -> bool {
+        self.0 >> index & 1 != 0
+    }
+
+    /// Takes out the first member, and all that have its suite: kernels run on one suite at a time.
+    pub(crate) fn take_suite(&mut self, suite_of: impl Fn(usize) -> Suite) -> Option<(Suite, Self)> {
+        if self.0 == 0 {
+            return None;
+        }
+        let suite = suite_of(self.0.trailing_zeros() as usize);
+        let mut taken = Self::default();
+        for index in (0..BURST).filter(|&i| self.contains(i)) {
+            if suite_of(index) == suite {
+                taken.insert(index);
+            }
+        }
+        self.0 &= !taken.0;
+        Some((suite, taken))
+    }
+
+    /// The jobs of `burst` that are members.
+    pub(crate) fn of<J>(self, burst: &mut [J]) -> impl Iterator<Item = &mut J> {
+        self.of_indexed(burst).map(|(_, job)| job)
+    }
+
+    /// The same with their indices.
+    pub(crate) fn of_indexed<J>(self, burst: &mut [J]) -> impl Iterator<Item = (usize, &mut J)> {
+        burst.iter_mut().enumerate().filter(move |(i, _)| self.contains(*i))
+    }
+}

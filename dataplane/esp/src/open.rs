@@ -1,0 +1,205 @@
+//! Opening: from ESP packet to payload (RFC 4303 section 3.4).
+
+use arrayvec::ArrayVec;
+use subtle::ConstantTimeEq;
+
+use crate::burst::{BURST, Members};
+use crate::kernel::{self, CbcDecryptLane, GcmOpenLane, MacLane, TAG_MAX};
+use crate::sa::InboundSa;
+use crate::suite::TRAILER_LEN;
+use crate::{DUMMY, HEADER_LEN};
+
+/// One packet to open.
+pub struct OpenJob<'a> {
+    sa: &'a InboundSa,
+    packet: &'a mut [u8],
+    sequence: u32,
+    result: Result<Opened, OpenError>,
+}
+
+/// Where the payload lies in an opened packet, and what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Where it begins, from the ESP header.
+    pub offset: usize,
+    /// Its length, without padding.
+    pub len: usize,
+    /// Its protocol number. [`DUMMY`] is to be dropped silently.
+    pub next_header: u8,
+}
+
+impl Opened {
+    /// Whether this was a dummy packet (RFC 4303 section 2.6), to be dropped silently.
+    pub fn is_dummy(&self) -> bool {
+        self.next_header == DUMMY
+    }
+}
+
+/// Why a packet was not opened. Nobody but the counters may tell one from the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// [`open`] has not been called yet.
+    #[error("not opened yet")]
+    Pending,
+    /// Too short for header, IV, trailer and ICV, or not a whole number of blocks.
+    #[error("impossible length")]
+    Length,
+    /// Seen before, left of the replay window, or numbered 0 (RFC 4303 section 3.4.3).
+    #[error("replayed")]
+    Replayed,
+    /// The ICV is not that of the packet (RFC 4303 section 3.4.4).
+    #[error("wrong ICV")]
+    BadIcv,
+    /// Proved, but padded other than 1, 2, 3, ... or by more than there is (RFC 4303 section 2.4).
+    #[error("wrong padding")]
+    BadPadding,
+}
+
+impl<'a> OpenJob<'a> {
+    /// `packet` goes from the ESP header to the end of the ICV; `sa` is the SA of its SPI.
+    pub fn new(sa: &'a InboundSa, packet: &'a mut [u8]) -> Self {
+        Self { sa, packet, sequence: 0, result: Err(OpenError::Pending) }
+    }
+
+    /// What became of it.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the packet is not to be processed.
+    pub fn result(&self) -> Result<Opened, OpenError> {
+        self.result
+    }
+
+    /// What can be refused before any cryptography.
+    fn precheck(&mut self) -> Result<(), OpenError> {
+        let suite = self.sa.suite();
+        let around = suite.payload_offset() + suite.icv_len();
+        let encrypted = self.packet.len().checked_sub(around).ok_or(OpenError::Length)?;
+        if encrypted < TRAILER_LEN || !encrypted.is_multiple_of(suite.block()) {
+            return Err(OpenError::Length);
+        }
+        let sequence = self.packet[..HEADER_LEN].last_chunk().ok_or(OpenError::Length)?;
+        self.sequence = u32::from_be_bytes(*sequence);
+        if !self.sa.window.may_accept(self.sequence) {
+            return Err(OpenError::Replayed);
+        }
+        Ok(())
+    }
+
+    /// Marks a packet whose ICV was checked; only a good one moves the window. Packets of one burst
+    /// come here in order, so the second of two copies is refused.
+    fn authenticated(&mut self, authentic: bool) -> bool {
+        self.result = if !authentic {
+            Err(OpenError::BadIcv)
+        } else if !self.sa.window.accept(self.sequence) {
+            Err(OpenError::Replayed)
+        } else {
+            Err(OpenError::Pending)
+        };
+        self.result == Err(OpenError::Pending)
+    }
+
+    /// Checks and removes padding and trailer (RFC 4303 section 2.4) of the decrypted packet.
+    fn finish(&mut self) -> Result<Opened, OpenError> {
+        let suite = self.sa.suite();
+        let offset = suite.payload_offset();
+        let plain = &self.packet[offset..self.packet.len() - suite.icv_len()];
+        let &[ref rest @ .., pad_len, next_header] = plain else { return Err(OpenError::Length) };
+        let len = rest.len().checked_sub(pad_len.into()).ok_or(OpenError::BadPadding)?;
+        let wrong = rest[len..].iter().zip(1..).fold(0, |wrong: u8, (&byte, n)| wrong | (byte ^ n));
+        if wrong != 0 {
+            return Err(OpenError::BadPadding);
+        }
+        Ok(Opened { offset, len, next_header })
+    }
+
+    /// Counts the packet, once.
+    fn count(&self) {
+        let received = &self.sa.received;
+        match self.result {
+            Ok(opened) => {
+                received.packets.add(1);
+                received.bytes.add(opened.len as u64);
+            }
+            Err(OpenError::Replayed) => received.replayed.add(1),
+            Err(OpenError::BadIcv) => received.bad_icv.add(1),
+            Err(OpenError::Length | OpenError::BadPadding | OpenError::Pending) => received.malformed.add(1),
+        }
+    }
+}
+
+/// Opens a batch of packets, each in place and of whatever SA: refuses replays, checks the ICV in
+/// constant time before anything is decrypted, moves the replay window, decrypts, and checks the
+/// padding. The caller must own every SA in it: see [`InboundSa`].
+pub fn open(jobs: &mut [OpenJob<'_>]) {
+    for burst in jobs.chunks_mut(BURST) {
+        let mut ready = Members::default();
+        for (i, job) in burst.iter_mut().enumerate() {
+            match job.precheck() {
+                Ok(()) => ready.insert(i),
+                Err(error) => job.result = Err(error),
+            }
+        }
+        while let Some((suite, members)) = ready.take_suite(|i| burst[i].sa.suite()) {
+            match suite.integrity() {
+                Some(_) => verify_then_decrypt(burst, members, suite.icv_len()),
+                None => open_aead(burst, members),
+            }
+        }
+        for job in burst {
+            job.count();
+        }
+    }
+}
+
+fn open_aead(burst: &mut [OpenJob<'_>], members: Members) {
+    let mut lanes = ArrayVec::<GcmOpenLane<'_>, BURST>::new();
+    for job in members.of(burst) {
+        if let Some(keys) = job.sa.keys.gcm() {
+            lanes.push(GcmOpenLane { keys, packet: job.packet, authentic: false });
+        }
+    }
+    kernel::gcm_open(&mut lanes);
+    let authentic: ArrayVec<bool, BURST> = lanes.into_iter().map(|lane| lane.authentic).collect();
+    for (job, authentic) in members.of(burst).zip(authentic) {
+        if job.authenticated(authentic) {
+            job.result = job.finish();
+        }
+    }
+}
+
+fn verify_then_decrypt(burst: &mut [OpenJob<'_>], members: Members, icv_len: usize) {
+    let tags = tags(burst, members, icv_len);
+    let mut authentic = Members::default();
+    for ((i, job), tag) in members.of_indexed(burst).zip(&tags) {
+        let icv = &job.packet[job.packet.len() - icv_len..];
+        if job.authenticated(tag[..icv_len].ct_eq(icv).into()) {
+            authentic.insert(i);
+        }
+    }
+    decrypt(burst, authentic, icv_len);
+    for job in authentic.of(burst) {
+        job.result = job.finish();
+    }
+}
+
+fn tags(burst: &mut [OpenJob<'_>], members: Members, icv_len: usize) -> ArrayVec<[u8; TAG_MAX], BURST> {
+    let mut lanes = ArrayVec::<MacLane<'_>, BURST>::new();
+    for job in members.of(burst) {
+        if let Some((_, keys)) = job.sa.keys.cbc() {
+            lanes.push(MacLane::new(keys, &job.packet[..job.packet.len() - icv_len]));
+        }
+    }
+    kernel::mac(&mut lanes);
+    lanes.into_iter().map(|lane| lane.tag).collect()
+}
+
+fn decrypt(burst: &mut [OpenJob<'_>], members: Members, icv_len: usize) {
+    let mut lanes = ArrayVec::<CbcDecryptLane<'_>, BURST>::new();
+    for job in members.of(burst) {
+        if let Some((keys, _)) = job.sa.keys.cbc() {
+            let blocks = HEADER_LEN..job.packet.len() - icv_len;
+            lanes.push(CbcDecryptLane { keys, blocks: &mut job.packet[blocks] });
+        }
+    }
+    kernel::cbc_decrypt(&mut lanes);
+}
