@@ -26,6 +26,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_rx_queue_setup",
     "rte_eth_stats_get",
     "rte_eth_tx_queue_setup",
+    "rte_get_tsc_hz",
     "rte_mempool_avail_count",
     "rte_pktmbuf_free_bulk",
     "rte_pktmbuf_pool_create",

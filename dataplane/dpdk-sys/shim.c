@@ -10,6 +10,11 @@ int shim_errno(void)
 	return rte_errno;
 }
 
+uint64_t shim_cycles(void)
+{
+	return rte_rdtsc();
+}
+
 bool shim_is_lcore(void)
 {
 	return rte_lcore_id() != LCORE_ID_ANY;
@@ -18,15 +23,18 @@ bool shim_is_lcore(void)
 int shim_capabilities(uint16_t port, struct shim_capabilities *capabilities)
 {
 	struct rte_eth_dev_info info;
+	uint32_t overhead = RTE_ETHER_HDR_LEN + RTE_ETHER_CRC_LEN;
 	int ret = rte_eth_dev_info_get(port, &info);
 
 	if (ret != 0)
 		return ret;
-	capabilities->driver = info.driver_name;
+	/* Some drivers limit the MTU, some the frame; ethdev derives the overhead from the two if it can. */
+	if (info.max_mtu != UINT16_MAX && info.max_rx_pktlen > info.max_mtu)
+		overhead = info.max_rx_pktlen - info.max_mtu;
 	capabilities->max_rx_queues = info.max_rx_queues;
 	capabilities->max_tx_queues = info.max_tx_queues;
 	capabilities->min_mtu = info.min_mtu;
-	capabilities->max_mtu = info.max_mtu;
+	capabilities->max_mtu = RTE_MIN(info.max_mtu, info.max_rx_pktlen - RTE_MIN(overhead, info.max_rx_pktlen));
 	return 0;
 }
 

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <rte_cycles.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
@@ -33,7 +34,6 @@ enum shim_mbuf_room {
 
 /* What a port's device can do: the part of rte_eth_dev_info that matters here. */
 struct shim_capabilities {
-	const char *driver;
 	uint16_t max_rx_queues;
 	uint16_t max_tx_queues;
 	uint16_t min_mtu;
@@ -41,6 +41,9 @@ struct shim_capabilities {
 };
 
 int shim_errno(void);
+
+/* The CPU's time stamp counter, which counts at rte_get_tsc_hz(). */
+uint64_t shim_cycles(void);
 
 /* Whether the calling thread is known to the EAL. */
 bool shim_is_lcore(void);

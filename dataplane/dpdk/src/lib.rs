@@ -9,6 +9,7 @@
 //! - Pools live until the EAL is cleaned up, and it is cleaned up only when nothing that was made from it
 //!   exists and every mbuf is back in its pool.
 
+mod clock;
 mod device;
 mod eal;
 mod error;
@@ -16,6 +17,7 @@ mod mbuf;
 mod mempool;
 mod port;
 
+pub use clock::Clock;
 pub use device::{Device, NotADevice};
 pub use eal::{Eal, EalOptions, Memory, RegisteredThread};
 pub use error::{Errno, Error};

@@ -1,10 +1,11 @@
 //! Packet buffers, pools and what a port refuses. (One EAL per process, so one test per file.)
 
 use std::thread;
+use std::time::{Duration, Instant};
 
 use dmvpn_dataplane::frame::{Buffer, FRAME_SIZE, Frame, HEADROOM, Pool, TAILROOM};
 use dmvpn_dataplane::link::Link;
-use dmvpn_dpdk::{Device, Eal, EalOptions, Error, Memory, Mempool, Port, PortOptions};
+use dmvpn_dpdk::{Clock, Device, Eal, EalOptions, Error, Memory, Mempool, Port, PortOptions};
 
 const BUFFERS: u32 = 1023;
 
@@ -18,6 +19,8 @@ fn buffers_and_ports() {
     assert_eq!(core_affinity::get_core_ids().unwrap(), cpus, "the thread may run where it ran before");
     assert!(matches!(Eal::init(&options), Err(Error::Again)));
     assert!(Eal::version().contains("DPDK"));
+
+    the_clock_counts_microseconds(Clock::new(&eal));
 
     let pool = Mempool::new(&eal, BUFFERS, 1500).unwrap();
     buffers_grow_within_their_room(&pool);
@@ -44,6 +47,14 @@ fn buffers_and_ports() {
     assert_eq!(pool.available(), BUFFERS);
     let stats = started.stats();
     assert_eq!((stats.rx_packets, stats.tx_packets, stats.rx_chained), (FRAME_SIZE as u64, 10, 0));
+}
+
+fn the_clock_counts_microseconds(clock: Clock) {
+    let (begin, reference) = (clock.cycles(), Instant::now());
+    thread::sleep(Duration::from_millis(50));
+    let (measured, expected) = (clock.micros(clock.cycles() - begin), reference.elapsed().as_micros());
+    assert!(u128::from(measured).abs_diff(expected) < expected / 50, "{measured} us, not {expected}");
+    assert!(clock.micros(u64::MAX) > clock.micros(u64::MAX - (1 << 32)));
 }
 
 fn buffers_grow_within_their_room(pool: &Mempool) {
