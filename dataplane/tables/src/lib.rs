@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod adjacency;
+mod bits;
 pub mod fib;
 mod ids;
 pub mod paged;

@@ -114,3 +114,47 @@ impl Peer {
         self.neighbor
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dmvpn_esp::{IvSeed, KeyMaterial};
+
+    use super::*;
+
+    const ENDPOINTS: Endpoints =
+        Endpoints { local: Ipv4Addr::new(192, 0, 2, 1), remote: Ipv4Addr::new(198, 51, 100, 2), udp: None };
+
+    fn tunnel(protected: bool) -> Tunnel {
+        Tunnel {
+            id: TunnelId(3),
+            address: Ipv4Addr::new(10, 0, 0, 1),
+            local: ENDPOINTS.local,
+            key: Some(1),
+            mtu: 1400,
+            ttl: Some(64),
+            tos: None,
+            dont_fragment: true,
+            protected,
+            redirect: true,
+            multicast: Arc::default(),
+        }
+    }
+
+    fn esp() -> Path {
+        let keys = KeyMaterial::new("aes128gcm".parse().unwrap(), &[1; 20], &[]).unwrap();
+        let sa = Arc::new(OutboundSa::new(0x1000, &keys, IvSeed::new([2; 16])));
+        Path::Esp { sa, mode: Mode::Transport }
+    }
+
+    #[test]
+    fn a_protected_tunnel_takes_no_clear_path() {
+        let peer = |protected, path| Peer::new(PeerId(9), &tunnel(protected), ENDPOINTS, path, NeighborId(4));
+        assert_eq!(peer(true, Path::Clear).err(), Some(ClearOnProtected));
+        assert!(matches!(peer(true, esp()).unwrap().path(), Path::Esp { sa, .. } if sa.spi() == 0x1000));
+        assert!(matches!(peer(false, Path::Clear).unwrap().path(), Path::Clear));
+        let peer = peer(false, esp()).unwrap();
+        assert!(matches!(peer.path(), Path::Esp { .. }));
+        assert_eq!((peer.id(), peer.tunnel(), peer.neighbor()), (PeerId(9), TunnelId(3), NeighborId(4)));
+        assert_eq!(*peer.endpoints(), ENDPOINTS);
+    }
+}

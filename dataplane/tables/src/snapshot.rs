@@ -28,8 +28,6 @@ pub struct PortInfo {
 /// copy (copy-on-write, a page at a time) and publishes clones of it.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Counts up with every publication.
-    pub version: u64,
     /// Destination prefix to adjacency.
     pub fib: Fib,
     /// What routes lead to.
@@ -56,5 +54,69 @@ impl Snapshot {
     /// The peer of a handle, if it is still the one that the handle was made for.
     pub fn peer(&self, id: crate::PeerId) -> Option<&Arc<Peer>> {
         self.peers.get(id.index())?.as_ref().filter(|peer| peer.id() == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dmvpn_esp::{InboundSa, KeyMaterial, WindowSize};
+
+    use super::*;
+    use crate::ids::{NeighborId, PeerId, TunnelId};
+    use crate::peer::{Endpoints, Mode, Path};
+    use crate::slab::HandlePool;
+
+    fn inbound(spi: u32, peer: PeerId) -> Arc<Inbound> {
+        let keys = KeyMaterial::new("aes128gcm".parse().unwrap(), &[1; 20], &[]).unwrap();
+        Arc::new(Inbound {
+            sa: Arc::new(InboundSa::new(spi, &keys, WindowSize::default())),
+            peer,
+            tunnel: TunnelId(0),
+            mode: Mode::Transport,
+            remote: Ipv4Addr::LOCALHOST,
+            udp: None,
+        })
+    }
+
+    fn peer(id: PeerId) -> Arc<Peer> {
+        let tunnel = Tunnel {
+            id: TunnelId(0),
+            address: Ipv4Addr::UNSPECIFIED,
+            local: Ipv4Addr::UNSPECIFIED,
+            key: None,
+            mtu: 1400,
+            ttl: None,
+            tos: None,
+            dont_fragment: false,
+            protected: false,
+            redirect: false,
+            multicast: Arc::default(),
+        };
+        let any = Ipv4Addr::UNSPECIFIED;
+        let endpoints = Endpoints { local: any, remote: any, udp: None };
+        Arc::new(Peer::new(id, &tunnel, endpoints, Path::Clear, NeighborId(0)).unwrap())
+    }
+
+    /// What the slot holds now must not be found by a handle of before.
+    #[test]
+    fn an_old_handle_finds_nothing() {
+        let mut pool = HandlePool::new(1, 7);
+        let mut tables = Snapshot::default();
+        let mut last = None;
+        for _ in 0..3 {
+            let handle = pool.alloc().unwrap();
+            let id = PeerId(handle);
+            tables.inbound.set(id.index(), Some(inbound(handle, id)));
+            tables.peers.set(id.index(), Some(peer(id)));
+            assert_eq!(tables.inbound_sa(handle).unwrap().sa.spi(), handle);
+            assert_eq!(tables.peer(id).unwrap().id(), id);
+            if let Some(last) = last.replace(handle) {
+                assert!(tables.inbound_sa(last).is_none() && tables.peer(PeerId(last)).is_none());
+            }
+            pool.free(handle);
+        }
+        for stray in [0, 255, u32::MAX] {
+            assert!(tables.inbound_sa(stray).is_none() && tables.peer(PeerId(stray)).is_none());
+        }
     }
 }
