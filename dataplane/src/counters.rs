@@ -211,6 +211,8 @@ drop_reasons! {
     EspAuthentication = "esp_authentication",
     /// The padding is not 1, 2, 3 ... (RFC 4303 section 2.4), or longer than the packet.
     EspPadding = "esp_padding",
+    /// An empty packet that hides how much is sent (RFC 4303 section 2.6).
+    EspDummy = "esp_dummy",
     /// Authentic, but not GRE (transport mode) or not IPv4 (tunnel mode) inside.
     EspNextHeader = "esp_next_header",
     /// Tunnel mode: the inner IPv4 header is not exactly what was negotiated.
@@ -229,8 +231,6 @@ drop_reasons! {
     Unresolved = "unresolved",
     /// The station on a connected network is being resolved, and enough packets wait already.
     Glean = "glean",
-    /// To an address of ours, more than the control thread takes.
-    LocalRate = "local_rate",
 
     // Encrypt.
     /// The peer is gone.
@@ -259,6 +259,8 @@ drop_reasons! {
     NoNeighbor = "no_neighbor",
     /// The next hop's Ethernet address is being resolved, and enough packets wait already.
     NeighborUnresolved = "neighbor_unresolved",
+    /// Inside a tunnel, but too large for the port it leaves by: the tunnel's MTU is set too high.
+    OuterTooLarge = "outer_too_large",
     /// The port to send on is gone, or this worker has no queue of it.
     NoPort = "no_port",
     /// The port's transmit queue is full.

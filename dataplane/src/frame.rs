@@ -1,6 +1,7 @@
 //! Batches of packets and what is known of each.
 
 use arrayvec::ArrayVec;
+use dmvpn_tables::{PeerId, TunnelId};
 use zerocopy::FromBytes;
 
 /// Packets in one [`Frame`]. One poll takes in no more than this.
@@ -86,7 +87,7 @@ pub const TAILROOM: usize = 64;
 pub struct Meta {
     /// Outer source address of a packet from a tunnel, as a big-endian number.
     pub(crate) outer_source: u32,
-    /// The peer it came from, as [`PeerId`](dmvpn_tables::PeerId); valid with [`Meta::FROM_PEER`].
+    /// The peer it came from; valid with [`Meta::FROM_PEER`].
     pub(crate) from_peer: u32,
     /// The peer it goes to.
     pub(crate) to_peer: u32,
@@ -94,7 +95,7 @@ pub struct Meta {
     pub(crate) neighbor: u32,
     /// The port it came in by, or is to leave by with [`Meta::FRAMED`].
     pub(crate) port: u16,
-    /// The tunnel it came in by; valid with [`Meta::FROM_TUNNEL`].
+    /// The tunnel it came in by, with [`Meta::FROM_TUNNEL`]; or that it is replicated to.
     pub(crate) tunnel: u16,
     /// Where the ESP header begins.
     pub(crate) esp_offset: u16,
@@ -102,8 +103,31 @@ pub struct Meta {
     pub(crate) gre_protocol: u16,
     /// Bits below.
     pub(crate) flags: u8,
-    /// The stage that a packet handed over from another worker enters at.
-    pub(crate) stage: u8,
+    /// An [`Entry`].
+    pub(crate) entry: u8,
+}
+
+/// The stage where a packet enters a worker's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Entry {
+    /// Received by a port.
+    Ingress,
+    /// Handed over by another worker: ESP of an SA of ours.
+    Decrypt,
+    /// From the control thread: an IPv4 packet.
+    Forward,
+    /// From the control thread: for all peers of a tunnel.
+    Replicate,
+    /// Handed over by another worker, or from the control thread: for a peer.
+    Encrypt,
+    /// From the control thread: an Ethernet frame.
+    Egress,
+}
+
+impl Entry {
+    const ALL: [Self; 6] =
+        [Self::Ingress, Self::Decrypt, Self::Forward, Self::Replicate, Self::Encrypt, Self::Egress];
 }
 
 impl Meta {
@@ -115,9 +139,32 @@ impl Meta {
     pub(crate) const OWN: u8 = 4;
     /// Has its Ethernet header already.
     pub(crate) const FRAMED: u8 = 8;
+    /// Has the outer headers of a tunnel.
+    pub(crate) const ENCAPSULATED: u8 = 16;
 
+    /// For a packet that enters at `entry`.
+    pub(crate) fn entering(entry: Entry) -> Self {
+        Self { entry: entry as u8, ..Self::default() }
+    }
+
+    /// Where it enters.
+    pub(crate) fn entry(&self) -> Entry {
+        Entry::ALL.get(usize::from(self.entry)).copied().unwrap_or(Entry::Ingress)
+    }
+
+    /// Whether a flag is set.
     pub(crate) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+
+    /// The peer it came from, if an SA tells.
+    pub(crate) fn peer(&self) -> Option<PeerId> {
+        self.has(Self::FROM_PEER).then_some(PeerId(self.from_peer))
+    }
+
+    /// The tunnel it came from.
+    pub(crate) fn arrived_by(&self) -> Option<TunnelId> {
+        self.has(Self::FROM_TUNNEL).then_some(TunnelId(self.tunnel))
     }
 }
 

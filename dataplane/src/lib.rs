@@ -7,8 +7,18 @@
 
 pub mod counters;
 pub mod frame;
+mod handoff;
+mod inject;
+mod limit;
 pub mod link;
+mod ports;
+mod punt;
+mod stage;
+mod worker;
 
 pub use counters::{Counters, DropReason};
 pub use frame::{Buffer, Frame, Meta, Pool};
+pub use handoff::Handoff;
 pub use link::Link;
+pub use punt::{Injector, PuntReceiver};
+pub use worker::{ControlEnd, Worker};

@@ -1,0 +1,99 @@
+//! A worker's share of all ports.
+
+use std::sync::Arc;
+
+use dmvpn_tables::PortId;
+
+use crate::counters::{Counters, DropReason};
+use crate::frame::{Buffer, Entry, Frame, Meta};
+use crate::link::Link;
+
+/// This worker's queues of all ports, by number, and what waits to be sent on each.
+pub(crate) struct Ports<L: Link> {
+    queues: Vec<Queue<L>>,
+    /// The port to receive from first, next time: when more comes in than a batch, all get their turn.
+    first: usize,
+    counters: Arc<Counters>,
+}
+
+struct Queue<L: Link> {
+    port: PortId,
+    link: L,
+    /// What a full transmit queue has left over stays until the next poll.
+    waiting: Frame<L::Buffer>,
+}
+
+impl<L: Link> Ports<L> {
+    pub(crate) fn new(links: Vec<L>, counters: Arc<Counters>) -> Self {
+        let queues = (0..=u16::MAX)
+            .zip(links)
+            .map(|(number, link)| Queue { port: PortId(number), link, waiting: Frame::new() })
+            .collect();
+        Self { queues, first: 0, counters }
+    }
+
+    /// Fills the room in `frame` with what has come in on all ports.
+    pub(crate) fn receive(&mut self, frame: &mut Frame<L::Buffer>) {
+        let (last, first) = self.queues.split_at_mut(self.first);
+        for queue in first.iter_mut().chain(last) {
+            queue.receive(frame, &self.counters);
+        }
+        self.first = if self.first + 1 < self.queues.len() { self.first + 1 } else { 0 };
+    }
+
+    /// Queues a packet, with its Ethernet header, to be sent on a port.
+    pub(crate) fn queue(&mut self, port: PortId, packet: L::Buffer) {
+        let Some(queue) = self.queues.get_mut(usize::from(port.0)) else {
+            return self.counters.count_drop(DropReason::NoPort);
+        };
+        if queue.waiting.is_full() {
+            queue.send(&self.counters);
+        }
+        if queue.waiting.try_push(packet).is_err() {
+            self.counters.count_drop(DropReason::TxFull);
+        }
+    }
+
+    /// Sends what is queued, as far as there is room.
+    pub(crate) fn send(&mut self) {
+        for queue in &mut self.queues {
+            if !queue.waiting.is_empty() {
+                queue.send(&self.counters);
+            }
+        }
+    }
+}
+
+impl<L: Link> Queue<L> {
+    fn receive(&mut self, frame: &mut Frame<L::Buffer>, counters: &Counters) {
+        let old = frame.len();
+        self.link.rx(frame);
+        let received = frame.get_mut(old..).unwrap_or_default();
+        if received.is_empty() {
+            return;
+        }
+        let mut bytes = 0;
+        for packet in &mut *received {
+            *packet.meta_mut() = Meta { port: self.port.0, ..Meta::entering(Entry::Ingress) };
+            bytes += packet.len() as u64;
+        }
+        if let Some(counters) = counters.port(self.port) {
+            counters.rx_packets.add(received.len() as u64);
+            counters.rx_bytes.add(bytes);
+        }
+    }
+
+    fn send(&mut self, counters: &Counters) {
+        let (packets, bytes) = totals(&self.waiting);
+        self.link.tx(&mut self.waiting);
+        let (packets_left, bytes_left) = totals(&self.waiting);
+        if let Some(counters) = counters.port(self.port) {
+            counters.tx_packets.add(packets - packets_left);
+            counters.tx_bytes.add(bytes - bytes_left);
+        }
+    }
+}
+
+fn totals<B: Buffer>(frame: &Frame<B>) -> (u64, u64) {
+    (frame.len() as u64, frame.iter().map(|packet| packet.len() as u64).sum())
+}

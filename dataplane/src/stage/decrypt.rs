@@ -1,0 +1,175 @@
+//! Decrypt: from ESP to what the peer sent.
+
+use std::net::SocketAddrV4;
+
+use arrayvec::ArrayVec;
+use dmvpn_esp::{self as esp, OpenError, OpenJob, Opened};
+use dmvpn_tables::{Inbound, Mode, PuntReason};
+use dmvpn_wire::{IpProtocol, View, esp::Header as EspHeader, ipv4, udp};
+
+use crate::counters::DropReason;
+use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, Pool};
+use crate::stage::gre::{self, Next, Outer};
+use crate::stage::{Context, Frames};
+
+/// What becomes of an ESP packet before it is opened. After that it is [`Next`] as for GRE in the clear:
+/// `Forward`, `Punt` (NHRP) or `Drop`.
+enum Found<'a> {
+    /// Opened here.
+    Sa(&'a Inbound),
+    /// Handed over to the worker that owns the SA.
+    Elsewhere(usize),
+    /// Nothing.
+    Drop(DropReason),
+}
+
+/// Opens all packets of the batch that this worker owns the SAs of, and hands over the others.
+pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffer>) {
+    let mut batch = Frame::new();
+    let mut sas = ArrayVec::<&Inbound, FRAME_SIZE>::new();
+    for packet in frames.decrypt.drain(..) {
+        match find(cx, &packet) {
+            Found::Sa(inbound) => {
+                batch.push(packet);
+                sas.push(inbound);
+            }
+            Found::Elsewhere(owner) => cx.hand_over(owner, Entry::Decrypt, packet),
+            Found::Drop(reason) => cx.count_drop(reason),
+        }
+    }
+
+    let results = open(&mut batch, &sas);
+    for ((mut packet, inbound), result) in batch.into_iter().zip(sas).zip(results) {
+        let next = match result {
+            Ok(opened) => finish(cx, inbound, opened, &mut packet),
+            Err(error) => Next::Drop(drop_reason(error)),
+        };
+        match next {
+            Next::Forward => frames.forward.push(packet),
+            Next::Punt(reason) => cx.punter.punt(reason, packet),
+            Next::Drop(reason) => cx.count_drop(reason),
+        }
+    }
+}
+
+fn find<'a, P: Pool>(cx: &mut Context<'a, P>, packet: &P::Buffer) -> Found<'a> {
+    let (bytes, offset) = (packet.bytes(), usize::from(packet.meta().esp_offset));
+    let Ok((header, _)) = ipv4::Header::view(bytes) else { return Found::Drop(DropReason::EspLength) };
+    let Ok((esp, _)) = EspHeader::view(bytes.get(offset..).unwrap_or_default()) else {
+        return Found::Drop(DropReason::EspLength);
+    };
+    let Some(inbound) = cx.snapshot.inbound_sa(esp.spi()) else {
+        let head = &bytes[..bytes.len().min(header.header_len() + EspHeader::LEN)];
+        cx.report(PuntReason::UnknownSpi { spi: esp.spi() }, header.source().to_bits(), head);
+        return Found::Drop(DropReason::UnknownSpi);
+    };
+    // The SA was negotiated for one encapsulation. A NAT in between would have broken the other one.
+    if inbound.udp.is_some() != (header.protocol() == IpProtocol::UDP) {
+        return Found::Drop(DropReason::EspEncapsulation);
+    }
+    match cx.handoff.owner(esp.spi()) {
+        owner if owner == cx.handoff.worker() => Found::Sa(inbound),
+        owner => Found::Elsewhere(owner),
+    }
+}
+
+/// Runs a batch through ESP, in place; what became of each packet.
+fn open<B: Buffer>(
+    batch: &mut Frame<B>,
+    sas: &[&Inbound],
+) -> ArrayVec<Result<Opened, OpenError>, FRAME_SIZE> {
+    let mut jobs: ArrayVec<OpenJob<'_>, FRAME_SIZE> = batch
+        .iter_mut()
+        .zip(sas)
+        .map(|(packet, inbound)| {
+            let offset = usize::from(packet.meta().esp_offset);
+            OpenJob::new(&inbound.sa, packet.bytes_mut().get_mut(offset..).unwrap_or_default())
+        })
+        .collect();
+    esp::open(&mut jobs);
+    jobs.iter().map(OpenJob::result).collect()
+}
+
+fn drop_reason(error: OpenError) -> DropReason {
+    match error {
+        OpenError::Pending | OpenError::Length => DropReason::EspLength,
+        OpenError::Replayed => DropReason::EspReplay,
+        OpenError::BadIcv => DropReason::EspAuthentication,
+        OpenError::BadPadding => DropReason::EspPadding,
+    }
+}
+
+/// What to do with a packet that has proved itself.
+fn finish<P: Pool>(
+    cx: &mut Context<'_, P>,
+    inbound: &Inbound,
+    opened: Opened,
+    packet: &mut P::Buffer,
+) -> Next {
+    if opened.is_dummy() {
+        return Next::Drop(DropReason::EspDummy);
+    }
+    let offset = usize::from(packet.meta().esp_offset);
+    let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
+        return Next::Drop(DropReason::EspLength);
+    };
+    let mut outer = Outer { source: header.source(), ecn: header.ecn(), peer: Some(inbound.peer) };
+    report_move(cx, inbound, &outer, offset, packet);
+
+    let behind = packet.len().saturating_sub(offset + opened.offset + opened.len);
+    packet.trim_back(behind);
+    packet.trim_front(offset + opened.offset);
+    match inbound.mode {
+        Mode::Transport if opened.next_header == IpProtocol::GRE.0 => {}
+        Mode::Tunnel { source, destination } if opened.next_header == IpProtocol::IPV4.0 => {
+            let Ok(ip) = ipv4::Packet::parse(packet.bytes()) else {
+                return Next::Drop(DropReason::EspInnerHeader);
+            };
+            let header = ip.header;
+            // What the SA was negotiated for is the only thing that may be in it (RFC 4301 section 5.2, step 4).
+            let negotiated = header.source() == source
+                && header.destination() == destination
+                && header.protocol() == IpProtocol::GRE
+                && !header.is_fragment();
+            if !negotiated {
+                return Next::Drop(DropReason::EspInnerHeader);
+            }
+            let Some(ecn) = gre::ecn_inside(header.ecn(), outer.ecn) else {
+                return Next::Drop(DropReason::EcnCongestion);
+            };
+            outer.ecn = ecn;
+            // More may follow, to hide the length (RFC 4303 section 2.7).
+            let (header_len, behind) =
+                (header.header_len(), packet.len() - usize::from(header.total_length()));
+            packet.trim_back(behind);
+            packet.trim_front(header_len);
+        }
+        _ => return Next::Drop(DropReason::EspNextHeader),
+    }
+    match cx.snapshot.tunnels.get(usize::from(inbound.tunnel.0)) {
+        Some(tunnel) => gre::pop(cx.snapshot, tunnel, &outer, packet),
+        None => Next::Drop(DropReason::NoTunnel),
+    }
+}
+
+/// Tells the control thread if the peer's address or port is another than the SA knows. Only the newest packet counts:
+/// one that somebody held back and sends from elsewhere must not move the peer back.
+fn report_move<P: Pool>(
+    cx: &mut Context<'_, P>,
+    inbound: &Inbound,
+    outer: &Outer,
+    offset: usize,
+    packet: &P::Buffer,
+) {
+    let Ok((esp, _)) = EspHeader::view(packet.bytes().get(offset..).unwrap_or_default()) else { return };
+    let port = inbound.udp.map(|expected| {
+        let udp = offset.checked_sub(udp::Header::LEN).and_then(|start| packet.bytes().get(start..));
+        let seen = udp.and_then(|bytes| udp::Header::view(bytes).ok()).map(|(udp, _)| udp.source_port());
+        (seen.unwrap_or(expected.remote), expected.remote)
+    });
+    let moved = outer.source != inbound.remote || port.is_some_and(|(seen, expected)| seen != expected);
+    if moved && esp.sequence() == inbound.sa.sequence() {
+        let to = SocketAddrV4::new(outer.source, port.map_or(0, |(seen, _)| seen));
+        cx.report(PuntReason::PeerMoved { peer: inbound.peer, to }, inbound.peer.0, &[]);
+    }
+}

@@ -1,0 +1,113 @@
+//! Out of the tunnel: the GRE header comes off, whether ESP was around it or not.
+
+use std::net::Ipv4Addr;
+
+use dmvpn_tables::{PeerId, PuntReason, Snapshot, Tunnel};
+use dmvpn_wire::{EtherType, View, gre, ipv4};
+
+use crate::counters::DropReason;
+use crate::frame::{Buffer, Meta};
+use crate::stage::check;
+
+/// What becomes of a GRE packet.
+pub(crate) enum Next {
+    /// An IPv4 packet, checked; it begins with its header.
+    Forward,
+    /// NHRP; it begins with the NHRP header.
+    Punt(PuntReason),
+    /// Nothing.
+    Drop(DropReason),
+}
+
+/// What the headers around GRE said.
+pub(crate) struct Outer {
+    /// Underlay source address.
+    pub(crate) source: Ipv4Addr,
+    /// Congestion notification bits.
+    pub(crate) ecn: u8,
+    /// Whose SA it came by.
+    pub(crate) peer: Option<PeerId>,
+}
+
+/// Takes the GRE header off `packet`, which is exactly one GRE packet that came by `tunnel`.
+pub(crate) fn pop<B: Buffer>(snapshot: &Snapshot, tunnel: &Tunnel, outer: &Outer, packet: &mut B) -> Next {
+    let Ok(header) = gre::Packet::parse(packet.bytes()) else {
+        return Next::Drop(DropReason::GreHeader);
+    };
+    if header.key != tunnel.key {
+        return Next::Drop(DropReason::GreKey);
+    }
+    let (protocol, header_len) = (header.protocol, packet.len() - header.payload.len());
+    packet.trim_front(header_len);
+    match protocol {
+        EtherType::IPV4 => inner(snapshot, tunnel, outer, packet),
+        EtherType::NHRP => {
+            Next::Punt(PuntReason::Nhrp { tunnel: tunnel.id, peer: outer.peer, source: outer.source })
+        }
+        _ => Next::Drop(DropReason::GreProtocol),
+    }
+}
+
+fn inner<B: Buffer>(snapshot: &Snapshot, tunnel: &Tunnel, outer: &Outer, packet: &mut B) -> Next {
+    let Ok(ip) = ipv4::Packet::parse(packet.bytes()) else {
+        return Next::Drop(DropReason::Ipv4Header);
+    };
+    let header = *ip.header;
+    let padding = packet.len() - usize::from(header.total_length());
+    packet.trim_back(padding);
+    if let Some(reason) = check::addresses(snapshot, &header) {
+        return Next::Drop(reason);
+    }
+    let Some(ecn) = ecn_inside(header.ecn(), outer.ecn) else {
+        return Next::Drop(DropReason::EcnCongestion);
+    };
+    if ecn != header.ecn()
+        && let Ok((header, _)) = ipv4::Header::view_mut(packet.bytes_mut())
+    {
+        header.set_tos(header.tos() & !3 | ecn);
+    }
+    let meta = packet.meta_mut();
+    meta.flags = Meta::FROM_TUNNEL;
+    meta.tunnel = tunnel.id.0;
+    meta.outer_source = outer.source.to_bits();
+    if let Some(peer) = outer.peer {
+        meta.flags |= Meta::FROM_PEER;
+        meta.from_peer = peer.0;
+    }
+    Next::Forward
+}
+
+const NOT_ECT: u8 = 0;
+const ECT_1: u8 = 1;
+const ECT_0: u8 = 2;
+const CE: u8 = 3;
+
+/// RFC 6040 section 4.2: congestion met on the way through the tunnel is shown inside; `None` if the packet must
+/// be dropped instead, since its end points would not understand.
+pub(crate) fn ecn_inside(inner: u8, outer: u8) -> Option<u8> {
+    match (inner, outer) {
+        (NOT_ECT, CE) => None,
+        (NOT_ECT, _) => Some(NOT_ECT),
+        (_, CE) => Some(CE),
+        (ECT_0, ECT_1) => Some(ECT_1),
+        _ => Some(inner),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ecn_as_in_the_table_of_rfc_6040() {
+        // Rows: inner; columns: outer Not-ECT, ECT(0), ECT(1), CE (RFC 6040 figure 4).
+        for (inner, row) in [
+            (NOT_ECT, [Some(NOT_ECT), Some(NOT_ECT), Some(NOT_ECT), None]),
+            (ECT_0, [Some(ECT_0), Some(ECT_0), Some(ECT_1), Some(CE)]),
+            (ECT_1, [Some(ECT_1), Some(ECT_1), Some(ECT_1), Some(CE)]),
+            (CE, [Some(CE); 4]),
+        ] {
+            assert_eq!([NOT_ECT, ECT_0, ECT_1, CE].map(|outer| ecn_inside(inner, outer)), row, "{inner}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Ingress: what came in, checked and sorted.
+
+use dmvpn_tables::{PortId, PuntReason, Snapshot};
+use dmvpn_wire::udp::{self, Encapsulated};
+use dmvpn_wire::{EtherType, IpProtocol, View, eth, ipv4};
+
+use crate::counters::DropReason;
+use crate::frame::{Buffer, Entry, Pool};
+use crate::stage::{Context, Frames, check, gre};
+
+/// What becomes of a received packet. From here on it begins with its IPv4 header and ends where that says.
+pub(crate) enum Next {
+    /// ESP to an underlay address of ours; its offset is in the meta data.
+    Decrypt,
+    /// Any other IPv4 packet, also out of GRE in the clear.
+    Forward,
+    /// ARP, DHCP, IKE, or NHRP in the clear.
+    Punt(PuntReason),
+    /// Nothing.
+    Drop(DropReason),
+}
+
+/// Sorts what ports received; what entered elsewhere goes there.
+pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffer>) {
+    for mut packet in frames.taken_in.drain(..) {
+        let next = match packet.meta().entry() {
+            Entry::Ingress => classify(cx.snapshot, &mut packet),
+            Entry::Decrypt => Next::Decrypt,
+            Entry::Forward => Next::Forward,
+            Entry::Replicate => {
+                frames.replicate.push(packet);
+                continue;
+            }
+            Entry::Encrypt => {
+                frames.encrypt.push(packet);
+                continue;
+            }
+            Entry::Egress => {
+                frames.egress.push(packet);
+                continue;
+            }
+        };
+        match next {
+            Next::Decrypt => frames.decrypt.push(packet),
+            Next::Forward => frames.forward.push(packet),
+            Next::Punt(reason) => cx.punter.punt(reason, packet),
+            Next::Drop(reason) => cx.count_drop(reason),
+        }
+    }
+}
+
+fn classify<B: Buffer>(snapshot: &Snapshot, packet: &mut B) -> Next {
+    let port = PortId(packet.meta().port);
+    let Some(info) = snapshot.ports.get(usize::from(port.0)) else {
+        return Next::Drop(DropReason::UnknownPort);
+    };
+    let Ok((ethernet, _)) = eth::Header::view(packet.bytes()) else {
+        return Next::Drop(DropReason::Runt);
+    };
+    let to_group = ethernet.destination.is_multicast();
+    if ethernet.destination != info.mac && !to_group {
+        return Next::Drop(DropReason::OtherStation);
+    }
+    match ethernet.ether_type() {
+        EtherType::IPV4 => {}
+        EtherType::ARP => return Next::Punt(PuntReason::Arp { port }),
+        EtherType::VLAN | EtherType::SERVICE_VLAN => return Next::Drop(DropReason::Vlan),
+        _ => return Next::Drop(DropReason::EtherType),
+    }
+    packet.trim_front(eth::Header::LEN);
+
+    let Ok(ip) = ipv4::Packet::parse(packet.bytes()) else {
+        return Next::Drop(DropReason::Ipv4Header);
+    };
+    let header = *ip.header;
+    // Short packets are padded to the least Ethernet frame.
+    let padding = packet.len() - usize::from(header.total_length());
+    packet.trim_back(padding);
+    if let Some(reason) = check::addresses(snapshot, &header) {
+        return Next::Drop(reason);
+    }
+    let destination = header.destination();
+    if is_dhcp_reply(packet.bytes(), &header)
+        && (destination.is_broadcast() || info.address.is_unspecified() || info.address == destination)
+    {
+        return Next::Punt(PuntReason::Dhcp { port });
+    }
+    if matches!(header.protocol(), IpProtocol::UDP | IpProtocol::ESP | IpProtocol::GRE)
+        && snapshot.tunnels.iter().any(|tunnel| tunnel.local == destination)
+    {
+        return to_underlay(snapshot, &header, packet);
+    }
+    // RFC 1812 section 5.3.4: a router does not turn link broadcasts into unicasts.
+    if to_group && !destination.is_multicast() {
+        return Next::Drop(DropReason::NotForwarded);
+    }
+    Next::Forward
+}
+
+/// UDP to the DHCP client port (RFC 2131 section 4.1).
+fn is_dhcp_reply(packet: &[u8], header: &ipv4::Header) -> bool {
+    header.protocol() == IpProtocol::UDP
+        && !header.is_fragment()
+        && packet.get(header.header_len()..).and_then(|payload| udp::Header::view(payload).ok()).is_some_and(
+            |(udp, _)| udp.destination_port() == udp::DHCP_CLIENT && udp.source_port() == udp::DHCP_SERVER,
+        )
+}
+
+/// UDP, ESP or GRE to an address that tunnels end at.
+fn to_underlay<B: Buffer>(snapshot: &Snapshot, header: &ipv4::Header, packet: &mut B) -> Next {
+    if header.is_fragment() {
+        return Next::Drop(DropReason::FragmentToUs);
+    }
+    let header_len = header.header_len();
+    match header.protocol() {
+        IpProtocol::UDP => udp(header_len, packet),
+        IpProtocol::GRE => clear_gre(snapshot, header, packet),
+        _ => esp(header_len, packet),
+    }
+}
+
+fn esp<B: Buffer>(offset: usize, packet: &mut B) -> Next {
+    let Ok(offset) = u16::try_from(offset) else { return Next::Drop(DropReason::EspLength) };
+    packet.meta_mut().esp_offset = offset;
+    Next::Decrypt
+}
+
+fn udp<B: Buffer>(header_len: usize, packet: &mut B) -> Next {
+    let payload = packet.bytes().get(header_len..).unwrap_or_default();
+    let Ok((header, data)) = udp::Header::parse(payload) else {
+        return Next::Drop(DropReason::UdpLength);
+    };
+    match header.destination_port() {
+        udp::IKE => Next::Punt(PuntReason::Ike),
+        udp::IKE_NAT => match Encapsulated::parse(data) {
+            Ok(Encapsulated::Ike(_)) => Next::Punt(PuntReason::Ike),
+            Ok(Encapsulated::Keepalive) => Next::Drop(DropReason::NatKeepalive),
+            Ok(Encapsulated::Esp(_)) => {
+                let surplus = payload.len() - usize::from(header.length());
+                packet.trim_back(surplus);
+                esp(header_len + udp::Header::LEN, packet)
+            }
+            Err(_) => Next::Drop(DropReason::UdpLength),
+        },
+        _ => Next::Forward,
+    }
+}
+
+/// GRE that came without ESP: for a tunnel without IPsec only.
+fn clear_gre<B: Buffer>(snapshot: &Snapshot, header: &ipv4::Header, packet: &mut B) -> Next {
+    let payload = packet.bytes().get(header.header_len()..).unwrap_or_default();
+    let Ok(key) = dmvpn_wire::gre::Packet::parse(payload).map(|gre| gre.key) else {
+        return Next::Drop(DropReason::GreHeader);
+    };
+    let mut tunnel = None;
+    for candidate in snapshot.tunnels.iter() {
+        if candidate.local == header.destination() && candidate.key == key {
+            if candidate.protected {
+                return Next::Drop(DropReason::ClearGreOnProtected);
+            }
+            tunnel = Some(candidate);
+        }
+    }
+    let Some(tunnel) = tunnel else { return Next::Drop(DropReason::GreNoTunnel) };
+    packet.trim_front(header.header_len());
+    let outer = gre::Outer { source: header.source(), ecn: header.ecn(), peer: None };
+    match gre::pop(snapshot, tunnel, &outer, packet) {
+        gre::Next::Forward => Next::Forward,
+        gre::Next::Punt(reason) => Next::Punt(reason),
+        gre::Next::Drop(reason) => Next::Drop(reason),
+    }
+}
