@@ -105,7 +105,7 @@ impl<'a> OpenJob<'a> {
         let plain = &self.packet[offset..self.packet.len() - suite.icv_len()];
         let &[ref rest @ .., pad_len, next_header] = plain else { return Err(OpenError::Length) };
         let len = rest.len().checked_sub(pad_len.into()).ok_or(OpenError::BadPadding)?;
-        let wrong = rest[len..].iter().zip(1..).fold(0, |wrong: u8, (&byte, n)| wrong | (byte ^ n));
+        let wrong = rest[len..].iter().zip(1..=u8::MAX).fold(0, |wrong: u8, (&byte, n)| wrong | (byte ^ n));
         if wrong != 0 {
             return Err(OpenError::BadPadding);
         }

@@ -128,3 +128,6 @@ impl ReplayWindow {
 fn bit(sequence: u32) -> u64 {
     1 << (sequence % WORD)
 }
+
+#[cfg(test)]
+mod tests;

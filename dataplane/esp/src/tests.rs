@@ -91,3 +91,7 @@ proptest! {
         }
     }
 }
+
+mod packets;
+mod peers;
+mod vectors;
