@@ -1,5 +1,9 @@
 //! The words of the configuration: those that we support, and those that its users know from elsewhere.
 
+use std::fmt;
+
+use std::fmt;
+
 use crate::model::{DhGroup, Encryption, EspMode, Hash, IdlePolicy, Multicast};
 use crate::section::{nearest, shown};
 
@@ -249,3 +253,31 @@ pub(crate) const AUTHENTICATION_MODE: Keywords<()> = Keywords {
     unsupported: &["rsa", "x509", "rsa-sig", "eap"],
     because: "",
 };
+
+/// The configuration's word for it.
+impl fmt::Display for Encryption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(ESP_ENCRYPTION.word(*self))
+    }
+}
+
+/// The configuration's word for it.
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(HASH.word(*self))
+    }
+}
+
+impl fmt::Display for Encryption {
+    /// The configuration's word.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(ESP_ENCRYPTION.word(*self))
+    }
+}
+
+impl fmt::Display for Hash {
+    /// The configuration's word.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HASH.word(*self))
+    }
+}

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod delta;
 mod diagnostic;
 mod draft;
 mod excerpt;
@@ -14,6 +15,7 @@ mod keyword;
 mod load;
 pub mod model;
 mod overhead;
+mod render;
 mod report;
 mod section;
 mod syntax;
@@ -27,6 +29,7 @@ use std::path::Path;
 use toml::de::DeTable;
 use zeroize::Zeroizing;
 
+pub use delta::ConfigDelta;
 pub use diagnostic::{Diagnostic, Excerpt, Severity};
 pub use model::*;
 

@@ -4,6 +4,7 @@ mod accept;
 mod golden;
 mod properties;
 mod refuse;
+mod reload;
 
 use std::path::{Path, PathBuf};
 

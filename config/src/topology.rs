@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
+use toml::Spanned;
 
 use crate::draft::{Draft, Span};
 use crate::report::Report;
@@ -19,6 +20,15 @@ pub(crate) struct Link {
     pub span: Span,
     /// What it is.
     pub port: LinkPort,
+    /// Stations that are known to be on it beside those of its network: the maps of a tunnel whose address is a /32.
+    pub stations: Vec<Ipv4Addr>,
+}
+
+impl Link {
+    /// Whether a station with this address is on the link.
+    pub(crate) fn holds(&self, address: Ipv4Addr) -> bool {
+        self.address.contains(address) || self.stations.contains(&address)
+    }
 }
 
 /// An index into the interfaces of a kind.
@@ -57,6 +67,7 @@ impl Topology {
                     address: *address.get_ref(),
                     span: address.span(),
                     port,
+                    stations: if address.get_ref().prefix() == 32 { mapped(draft, name) } else { Vec::new() },
                 }),
                 Given::Bad => topology.is_complete = false,
                 Given::Absent => {}
@@ -69,7 +80,7 @@ impl Topology {
 
     /// The link whose network holds `address`.
     pub(crate) fn link_of(&self, address: Ipv4Addr) -> Option<&Link> {
-        let holding = self.links.iter().filter(|link| link.address.contains(address));
+        let holding = self.links.iter().filter(|link| link.holds(address));
         holding.max_by_key(|link| link.address.prefix())
     }
 
@@ -128,7 +139,7 @@ impl Topology {
                 let message = format!("{prefix} is the network of {} itself", link.name);
                 report.error(route.prefix.span(), message, "a route leads to a network beyond the links");
             }
-            let link = self.links.iter().position(|link| link.address.contains(next_hop));
+            let link = self.links.iter().position(|link| link.holds(next_hop));
             let Some(index) = link else {
                 self.routes_are_good = false;
                 if self.is_complete {
@@ -145,6 +156,12 @@ impl Topology {
             }
         }
     }
+}
+
+/// The overlay addresses in the maps of a tunnel.
+fn mapped(draft: &Draft, tunnel: &Spanned<String>) -> Vec<Ipv4Addr> {
+    let maps = draft.nhrp.iter().filter(|nhrp| nhrp.tunnel.get_ref() == tunnel.get_ref());
+    maps.flat_map(|nhrp| &nhrp.maps).map(|map| map.address.get_ref().ip()).collect()
 }
 
 /// Refuses addresses that no other station on the link can have.

@@ -232,7 +232,7 @@ impl Checker<'_, '_> {
     }
 
     fn check_overlay(&self, overlay: Ipv4Addr, place: &Spanned<ipnetwork::Ipv4Network>, link: &Link) {
-        let problem = if link.address.contains(overlay) {
+        let problem = if link.holds(overlay) {
             station_beside(overlay, link).err()
         } else {
             Some(format!("{overlay} is not in the network of {}", link.name))
