@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use std::fmt;
-
 use crate::model::{DhGroup, Encryption, EspMode, Hash, IdlePolicy, Multicast};
 use crate::section::{nearest, shown};
 
@@ -265,19 +263,5 @@ impl fmt::Display for Encryption {
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(HASH.word(*self))
-    }
-}
-
-impl fmt::Display for Encryption {
-    /// The configuration's word.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(ESP_ENCRYPTION.word(*self))
-    }
-}
-
-impl fmt::Display for Hash {
-    /// The configuration's word.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HASH.word(*self))
     }
 }

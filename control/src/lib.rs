@@ -6,8 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod engine;
 pub mod icmp;
 pub mod ike;
 pub mod limit;
 pub mod nhrp;
+pub mod peer;
+pub mod rib;
+pub mod show;
 pub mod time;
+
+pub use engine::Engine;

@@ -71,6 +71,13 @@ impl<K: Copy + Ord> Timers<K> {
         self.by_time.insert((at, key));
     }
 
+    /// Sets the deadline of `key` unless it has one.
+    pub fn set_once(&mut self, key: K, at: Instant) {
+        if !self.by_key.contains_key(&key) {
+            self.set(key, at);
+        }
+    }
+
     /// Removes the deadline of `key`, if it has one.
     pub fn cancel(&mut self, key: K) {
         if let Some(at) = self.by_key.remove(&key) {
@@ -81,6 +88,11 @@ impl<K: Copy + Ord> Timers<K> {
     /// The earliest deadline.
     pub fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)
+    }
+
+    /// The keys, by deadline.
+    pub fn keys(&self) -> impl Iterator<Item = K> {
+        self.by_time.iter().map(|(_, key)| *key)
     }
 
     /// Takes one key whose deadline has come.

@@ -1,0 +1,195 @@
+//! IKE's part: what it says becomes peers, SAs and datagrams.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use dmvpn_tables::esp::{IvSeed, WindowSize};
+use dmvpn_tables::{PeerId, TunnelId};
+use dmvpn_wire::ipv4::{self, Fields};
+use dmvpn_wire::{IpProtocol, View, udp};
+
+use super::interfaces::tunnels;
+use super::{Alarm, Engine, Output, What, tables};
+use crate::limit::RateLimit;
+use crate::peer::Peer;
+use crate::time::Instant;
+use crate::{ike, nhrp};
+
+/// A peer without any binding is given this long to get one.
+const UNBOUND: Duration = Duration::from_secs(120);
+
+/// How often an unknown SPI may be answered.
+pub(super) const fn unknown_spi_limit() -> RateLimit {
+    RateLimit::new(Duration::from_millis(100), 20)
+}
+
+impl Engine {
+    pub(super) fn carry_out_ike(&mut self, now: Instant, output: ike::Output) {
+        match output {
+            ike::Output::Send { local, remote, marker, payload } => {
+                self.send_datagram(now, local, remote, marker, &payload);
+            }
+            ike::Output::Dh(job) => self.outputs.push_back(Output::Dh(job)),
+            ike::Output::Event(event) => self.carry_out_event(now, event),
+        }
+    }
+
+    fn carry_out_event(&mut self, now: Instant, event: ike::Event) {
+        match event {
+            ike::Event::PeerUp { peer, tunnel, endpoints, identity, .. } => {
+                let neighbor = self.pinned_underlay(now, tunnel, endpoints.remote);
+                self.peers.insert(peer, Peer::protected(tunnel, endpoints, identity.clone(), neighbor));
+                let what = What::PeerUp { peer, remote: endpoints.remote, identity };
+                self.notice(Some(tunnel), what);
+            }
+            ike::Event::PeerMoved { peer, endpoints } => {
+                let Some(tunnel) = self.peers.get(peer).map(|peer| peer.tunnel) else { return };
+                let neighbor = self.pinned_underlay(now, tunnel, endpoints.remote);
+                self.unpin(peer);
+                self.peers.relocate(self.tables.edit(), peer, endpoints, neighbor);
+                self.path_changed(now, peer);
+                self.tell_up(now, peer);
+                self.notice(Some(tunnel), What::PeerMoved { peer, remote: endpoints.remote });
+            }
+            ike::Event::PeerDown { peer, tunnel, remote, reason } => {
+                self.remove_peer(now, peer);
+                self.notice(Some(tunnel), What::PeerDown { peer, remote, reason });
+            }
+            ike::Event::InstallInbound(new) => {
+                let window = WindowSize::new(new.replay_window).unwrap_or_default();
+                self.peers.install_inbound(self.tables.edit(), &new, window);
+            }
+            ike::Event::InstallOutbound(new) => {
+                let iv_seed = IvSeed::new(tables::draw(&mut self.rng));
+                self.peers.install_outbound(self.tables.edit(), &new, iv_seed);
+                self.path_changed(now, new.peer);
+            }
+            ike::Event::RemoveInbound { peer, spi, .. } => {
+                self.peers.remove_inbound(self.tables.edit(), peer, spi);
+            }
+            ike::Event::RemoveOutbound { peer, spi, .. } => {
+                self.peers.remove_outbound(self.tables.edit(), peer, spi);
+                self.path_changed(now, peer);
+            }
+            ike::Event::Failed { tunnel, remote, reason } => {
+                self.tell_nhrp(now, tunnel, nhrp::Input::ConnectFailed { nbma: remote });
+                self.notice(Some(tunnel), What::ConnectFailed { remote, reason });
+            }
+            ike::Event::Notice(notice) => self.notice(notice.tunnel, What::Ike(notice)),
+        }
+    }
+
+    /// A peer may have got a path or lost it: NHRP is told, and it binds and unbinds.
+    pub(super) fn path_changed(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let tunnel = peer.tunnel;
+        let up = peer.neighbor.is_some() && peer.path().is_some();
+        match (peer.up_since, up) {
+            (None, true) => {
+                peer.up_since = Some(now);
+                self.alarms.set(Alarm::Linger(id), now + UNBOUND);
+                self.watch_usage(now);
+                self.tell_up(now, id);
+            }
+            (Some(_), false) => {
+                peer.up_since = None;
+                self.tell_nhrp(now, tunnel, nhrp::Input::PeerDown { peer: id });
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells NHRP of a path that is up, if it is.
+    pub(super) fn tell_up(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get(id).filter(|peer| peer.up_since.is_some()) else { return };
+        let (nbma, natted) = (peer.endpoints.remote, peer.endpoints.udp.is_some());
+        let input = nhrp::Input::PeerUp { peer: id, nbma, natted };
+        self.tell_nhrp(now, peer.tunnel, input);
+    }
+
+    /// Forgets a peer; workers have nothing of it from the next snapshot on.
+    pub(super) fn remove_peer(&mut self, now: Instant, id: PeerId) {
+        self.unpin(id);
+        self.alarms.cancel(Alarm::Linger(id));
+        let Some(peer) = self.peers.remove(self.tables.edit(), id) else { return };
+        if peer.up_since.is_some() {
+            self.tell_nhrp(now, peer.tunnel, nhrp::Input::PeerDown { peer: id });
+        }
+    }
+
+    /// Underlay routes may be others: looks for every peer's next hop again.
+    pub(super) fn relocate_peers(&mut self, now: Instant) {
+        let peers: Vec<_> = self.peers.iter().map(|(id, peer)| (id, peer.tunnel, peer.endpoints)).collect();
+        for (id, tunnel, endpoints) in peers {
+            let neighbor = self.pinned_underlay(now, tunnel, endpoints.remote);
+            self.unpin(id);
+            self.peers.relocate(self.tables.edit(), id, endpoints, neighbor);
+            self.path_changed(now, id);
+        }
+    }
+
+    /// The underlay next hop for a peer, which keeps it.
+    fn pinned_underlay(
+        &mut self,
+        now: Instant,
+        tunnel: TunnelId,
+        to: Ipv4Addr,
+    ) -> Option<dmvpn_tables::NeighborId> {
+        let neighbor = self.underlay(now, tunnel, to);
+        match neighbor {
+            Some(neighbor) => self.arp.pin(neighbor),
+            None => self.notice(Some(tunnel), What::NoUnderlayRoute { remote: to }),
+        }
+        neighbor
+    }
+
+    fn unpin(&mut self, id: PeerId) {
+        if let Some(neighbor) = self.peers.get(id).and_then(|peer| peer.neighbor) {
+            self.arp.unpin(neighbor);
+        }
+    }
+
+    /// Sends an IKE datagram by the underlay interface that our address belongs to. It does not go
+    /// through the workers' routes: a default route into a tunnel must not swallow what opens it.
+    fn send_datagram(
+        &mut self,
+        now: Instant,
+        local: SocketAddrV4,
+        remote: SocketAddrV4,
+        marker: bool,
+        payload: &[u8],
+    ) {
+        let tunnel =
+            tunnels(&self.config).map(|(id, _)| id).find(|id| self.local_address(*id) == Some(*local.ip()));
+        let Some(tunnel) = tunnel else { return };
+        let Some(neighbor) = self.underlay(now, tunnel, *remote.ip()) else {
+            return self.notice(Some(tunnel), What::NoUnderlayRoute { remote: *remote.ip() });
+        };
+        if let Some(packet) = datagram(local, remote, marker, payload) {
+            self.arp.send(neighbor, packet);
+        }
+    }
+}
+
+/// An IPv4 packet with a UDP datagram; `marker` puts the non-ESP marker in front (RFC 3948 section 2.2).
+fn datagram(local: SocketAddrV4, remote: SocketAddrV4, marker: bool, payload: &[u8]) -> Option<Vec<u8>> {
+    let mut content = if marker { udp::NON_ESP_MARKER.to_vec() } else { Vec::new() };
+    content.extend_from_slice(payload);
+    let (source, destination) = (*local.ip(), *remote.ip());
+    let udp = udp::Header::new(local.port(), remote.port(), content.len())?.with_checksum(
+        source,
+        destination,
+        &content,
+    );
+    let fields = Fields {
+        tos: 0,
+        identification: 0,
+        dont_fragment: false,
+        ttl: 64,
+        protocol: IpProtocol::UDP,
+        source,
+        destination,
+    };
+    let header = ipv4::Header::new(&fields, udp::Header::LEN + content.len())?;
+    Some([header.octets(), udp.octets(), &content].concat())
+}
