@@ -15,15 +15,17 @@
 //! calls [`Reader::refresh`]. If nothing is new, that is one load of a word that nobody writes meanwhile.
 //!
 //! **What is never freed on a worker.** Freeing a snapshot walks tables and wipes keys, so it must happen on
-//! the control thread. The publisher keeps a reference to every edition until that is the only one left
-//! ([`Publisher::reclaim`]), and nobody but the publisher makes new ones. So whatever a reader drops, it does
-//! not drop the last reference, however the threads interleave. The load-bearing line is the one that keeps
-//! the edition *before* it is put into any mailbox: the other way round, a fast reader could adopt and
-//! replace it while its own reference is the only one.
+//! the control thread. The publisher keeps a reference to every edition, and gives it up only when it is the
+//! only one; that it stays the only one is certain then, since new ones are made from it alone. So whatever a
+//! reader drops, it does not drop the last reference, however the threads interleave. The load-bearing line is
+//! the comparison in [`Publisher::reclaim`]: were the reference given up as soon as all readers have *reported*
+//! something newer, a reader between its report and its drop would be left with the last one.
 //!
-//! **What "seen" means.** [`Publisher::adopted`] promises that no worker uses an older edition any more.
-//! So a reader stores `seen` after it has replaced its edition, with release ordering; the other way round,
-//! the control thread could take back an address or close a socket that a batch still relies on.
+//! **What "seen" means.** [`Publisher::adopted`] promises that no worker uses an older edition any more, and
+//! that [`Publisher::reclaim`] frees it now: keys of a removed SA are wiped then. So a reader stores `seen`
+//! after it has dropped its old edition, and with release ordering. The other way round, the old one could
+//! still be counted as in use; with a weaker ordering, a batch that used it could still be under way as far as
+//! the control thread can tell.
 //!
 //! **Announcing after putting** makes the common case right, not just safe: a reader that sees the number
 //! finds the edition (or a newer one) in its mailbox. The other way round it would find nothing, and look
@@ -111,13 +113,11 @@ impl<T> Publisher<T> {
     pub fn publish(&mut self, content: T) -> u64 {
         self.version += 1;
         let edition = Arc::new(Edition { version: self.version, content });
-        // Kept before anybody can get it: see the module's documentation.
-        self.editions.push_back(Arc::clone(&edition));
         for slot in &self.shared.readers {
             // What a reader did not fetch in time comes back here, and is dropped on this thread.
             drop(slot.mailbox.put(Arc::clone(&edition)));
         }
-        drop(edition);
+        self.editions.push_back(edition);
         self.shared.announced.store(self.version, Ordering::Release);
         self.reclaim();
         self.version
@@ -132,6 +132,7 @@ impl<T> Publisher<T> {
             }
         }
         let newest = self.version;
+        // More than this one: see the module's documentation.
         self.editions.retain(|edition| edition.version == newest || Arc::strong_count(edition) > 1);
     }
 

@@ -54,7 +54,7 @@ mod loom_model {
     }
 
     #[test]
-    fn loom_adopted_means_that_the_old_is_not_used() {
+    fn loom_adopted_means_that_the_old_is_not_used_and_can_go() {
         loom::model(|| {
             let freed = Arc::new(AtomicUsize::new(0));
             let (mut publisher, mut readers) = Publisher::new(table(1, &freed), 1);
@@ -75,6 +75,8 @@ mod loom_model {
             if publisher.adopted(version) {
                 // Loom reports a race if a worker may still be at it.
                 resource.with_mut(|_| ());
+                publisher.reclaim();
+                assert_eq!((publisher.retired(), freed.load(Ordering::Relaxed)), (0, 1));
             }
             drop(worker.join().unwrap());
         });
