@@ -7,6 +7,7 @@
 
 pub mod arp;
 pub mod engine;
+pub mod host;
 pub mod icmp;
 pub mod ike;
 pub mod limit;
