@@ -163,9 +163,9 @@ impl Event {
             Self::RegistrationRefused { .. } | Self::AuthenticationFailed { .. } => Fault::Local,
             Self::LimitReached => Fault::Local,
             Self::ResolutionFailed { why, .. } => match why {
-                ResolutionFailure::Timeout
-                | ResolutionFailure::NoPath
-                | ResolutionFailure::SharedAddress => Fault::Network,
+                ResolutionFailure::Timeout | ResolutionFailure::NoPath | ResolutionFailure::SharedAddress => {
+                    Fault::Network
+                }
                 ResolutionFailure::Refused(_) | ResolutionFailure::Error(_) | ResolutionFailure::Unusable => {
                     Fault::Peer
                 }

@@ -28,6 +28,7 @@ use serde::Serialize;
 
 mod event;
 mod machine;
+pub mod packet;
 pub mod show;
 
 pub use event::{Event, Fault, Misbehavior, ResolutionFailure};
