@@ -1,0 +1,281 @@
+//! Packets from LAN to LAN.
+
+use dmvpn_dataplane::DropReason;
+use dmvpn_tables::esp::Suite;
+use dmvpn_tables::{Adjacency, Path, PuntReason};
+use dmvpn_wire::{IpProtocol, View, eth, ipv4, udp};
+
+use crate::lab::*;
+
+/// Every way of ESP: transport and tunnel mode, with and without a NAT on the way.
+fn encapsulations(suite: Suite) -> impl Iterator<Item = Security> {
+    [(false, false), (false, true), (true, false), (true, true)]
+        .into_iter()
+        .map(move |(tunnel_mode, nat)| Security { suite, tunnel_mode, nat })
+}
+
+#[test]
+fn lan_to_lan_both_ways_with_every_suite_and_encapsulation() {
+    for security in Suite::all().flat_map(encapsulations) {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        connect(&mut a, &mut b, &security, 1);
+        for len in [0, 1, 7, 8, 63, 64, 500, 1340] {
+            let there = packet(host(1), host(2), &vec![0xa5; len]);
+            let back = packet(host(2), host(1), &vec![0x5a; len]);
+            a.from_host(&there.bytes());
+            b.from_host(&back.bytes());
+            let carried = run_all(&mut [&mut a, &mut b]);
+            assert_eq!(b.to_host(), [there.after_hops(2)], "{security:?} {len}");
+            assert_eq!(a.to_host(), [back.after_hops(2)], "{security:?} {len}");
+            assert_eq!(carried.len(), 2);
+            for frame in &carried {
+                let protocol = if security.nat { IpProtocol::UDP } else { IpProtocol::ESP };
+                assert_eq!(outer(frame).protocol(), protocol);
+            }
+        }
+        for site in [&a, &b] {
+            assert_eq!(site.drops(), []);
+            assert_eq!(site.pool.in_use(), 0);
+        }
+    }
+}
+
+#[test]
+fn esp_overhead_is_as_computed() {
+    let suite: Suite = "aes256-sha1".parse().unwrap();
+    for security in encapsulations(suite) {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        connect(&mut a, &mut b, &security, 1);
+        let inner = packet(host(1), host(2), &[1; 100]).bytes();
+        a.from_host(&inner);
+        let carried = run_all(&mut [&mut a, &mut b]);
+        // GRE with key, then an IPv4 header in tunnel mode.
+        let payload = inner.len() + 8 + if security.tunnel_mode { 20 } else { 0 };
+        let udp = if security.nat { 8 } else { 0 };
+        assert_eq!(carried[0].len(), 14 + 20 + udp + suite.sealed_len(payload));
+        let header = outer(&carried[0]);
+        assert_eq!((header.source(), header.destination()), (wan_address(1), wan_address(2)));
+        assert!(header.dont_fragment());
+        if security.nat {
+            let (udp, _) = udp::Header::parse(&carried[0][34..]).unwrap();
+            assert_eq!((udp.source_port(), udp.destination_port()), (4500, 4500));
+        }
+    }
+}
+
+#[test]
+fn many_packets_of_many_suites_in_one_batch() {
+    let mut hub = Site::new(1);
+    let mut spokes: Vec<_> = (2..50).map(Site::new).collect();
+    for (spoke, (n, suite)) in
+        spokes.iter_mut().zip((0..).zip(Suite::all().chain(Suite::all()).chain(Suite::all())))
+    {
+        let security = Security { suite, tunnel_mode: n % 2 == 0, nat: n % 3 == 0 };
+        connect(&mut hub, spoke, &security, 1);
+    }
+    let packets: Vec<_> = (2..50).map(|n| packet(host(1), host(n), &vec![n; usize::from(n) * 20])).collect();
+    for packet in &packets {
+        hub.from_host(&packet.bytes());
+    }
+    let mut sites: Vec<_> = std::iter::once(&mut hub).chain(&mut spokes).collect();
+    run_all(&mut sites);
+    for (spoke, packet) in spokes.iter_mut().zip(&packets) {
+        assert_eq!(spoke.to_host(), [packet.after_hops(2)]);
+    }
+    // And answers from all of them at once.
+    let mut at_hub = Vec::new();
+    for spoke in &mut spokes {
+        let answer = packet(host(spoke.number), host(1), &vec![spoke.number; usize::from(spoke.number) * 20]);
+        spoke.from_host(&answer.bytes());
+        at_hub.push(answer.after_hops(2));
+    }
+    let mut sites: Vec<_> = std::iter::once(&mut hub).chain(&mut spokes).collect();
+    run_all(&mut sites);
+    assert_eq!(hub.to_host(), at_hub);
+    assert_eq!(hub.drops(), []);
+}
+
+#[test]
+fn spoke_to_spoke_through_the_hub_and_a_redirect() {
+    for security in encapsulations("aes128-sha256".parse().unwrap()) {
+        let (mut hub, mut a, mut b) = (Site::new(1), Site::new(2), Site::new(3));
+        hub.tunnel(|tunnel| tunnel.redirect = true);
+        connect(&mut hub, &mut a, &security, 1);
+        connect(&mut hub, &mut b, &security, 1);
+        a.snapshot.fib.insert(net("192.168.3.0/24"), tunnel_adjacency(1));
+        a.publish();
+        let sent = packet(
+            host(2),
+            host(3),
+            b"to the other spoke, and long enough to be cut in the report of the redirect......",
+        );
+        a.from_host(&sent.bytes());
+        let carried = run_all(&mut [&mut hub, &mut a, &mut b]);
+        assert_eq!(carried.len(), 2, "in and out of the hub");
+        assert_eq!(b.to_host(), [sent.after_hops(3)]);
+
+        let punts = hub.punts();
+        assert_eq!(punts.len(), 1);
+        let reason = PuntReason::Redirect { tunnel: TUNNEL, peer: Some(peer(2)), source: wan_address(2) };
+        assert_eq!(punts[0].reason, reason);
+        assert_eq!(punts[0].packet, sent.after_hops(1)[..84], "as it came to the hub, the first bytes");
+        assert_eq!((a.punts(), b.punts()), (vec![], vec![]));
+        assert_eq!(hub.drops(), []);
+    }
+}
+
+#[test]
+fn no_redirect_unless_the_tunnel_says_so_and_none_for_packets_of_the_hub_itself() {
+    let (mut hub, mut a, mut b) = (Site::new(1), Site::new(2), Site::new(3));
+    connect(&mut hub, &mut a, &security(), 1);
+    connect(&mut hub, &mut b, &security(), 1);
+    a.snapshot.fib.insert(net("192.168.3.0/24"), tunnel_adjacency(1));
+    a.publish();
+    a.from_host(&packet(host(2), host(3), b"").bytes());
+    run_all(&mut [&mut hub, &mut a, &mut b]);
+    assert_eq!(b.to_host().len(), 1);
+
+    hub.tunnel(|tunnel| tunnel.redirect = true);
+    hub.publish();
+    hub.from_host(&packet(host(1), host(3), b"").bytes());
+    run_all(&mut [&mut hub, &mut a, &mut b]);
+    assert_eq!(b.to_host().len(), 1);
+    assert_eq!(hub.punts(), []);
+}
+
+#[test]
+fn a_tunnel_without_ipsec_speaks_gre() {
+    let (mut a, mut b) = (Site::new(1), Site::new(2));
+    for (site, other) in [(&mut a, 2), (&mut b, 1)] {
+        site.tunnel(|tunnel| tunnel.protected = false);
+        site.set_peer(other, Path::Clear, None);
+        site.publish();
+    }
+    let sent = packet(host(1), host(2), b"in the clear");
+    a.from_host(&sent.bytes());
+    let carried = run_all(&mut [&mut a, &mut b]);
+    assert_eq!(b.to_host(), [sent.after_hops(2)]);
+    assert_eq!(outer(&carried[0]).protocol(), IpProtocol::GRE);
+    assert!(any_contains(&carried, b"in the clear"));
+    // Flags with the key bit, protocol, key (RFC 2890).
+    assert_eq!(carried[0][34..42], [0x20, 0, 0x08, 0, 0, 0, 0, 1]);
+}
+
+#[test]
+fn lan_to_lan_of_one_box_without_a_tunnel() {
+    let mut site = Site::new(1);
+    site.route("172.16.0.0/12", Adjacency::Neighbor(HOST_NEIGHBOR));
+    site.publish();
+    let sent = packet([203, 0, 113, 5].into(), [172, 16, 0, 1].into(), b"plain");
+    site.from_wan(&sent.bytes());
+    site.run();
+    assert_eq!(site.to_host(), [sent.after_hops(1)]);
+}
+
+#[test]
+fn link_padding_does_not_travel() {
+    let (mut a, mut b) = (Site::new(1), Site::new(2));
+    connect(&mut a, &mut b, &security(), 1);
+    let sent = packet(host(1), host(2), b"x");
+    a.from_host(&[sent.bytes(), vec![0xee; 25]].concat());
+    run_all(&mut [&mut a, &mut b]);
+    assert_eq!(b.to_host(), [sent.after_hops(2)]);
+}
+
+#[test]
+fn outer_tos_and_ttl_are_inherited_or_fixed_and_ecn_survives() {
+    let (mut a, mut b) = (Site::new(1), Site::new(2));
+    connect(&mut a, &mut b, &Security { tunnel_mode: true, ..security() }, 1);
+    // Expedited forwarding, ECT(0).
+    let sent = packet(host(1), host(2), b"x").with(|fields| fields.tos = 46 << 2 | 2);
+    a.from_host(&sent.bytes());
+    let carried = run_all(&mut [&mut a, &mut b]);
+    assert_eq!((outer(&carried[0]).tos(), outer(&carried[0]).ttl()), (46 << 2 | 2, 63));
+    assert_eq!(b.to_host(), [sent.after_hops(2)]);
+
+    a.tunnel(|tunnel| (tunnel.ttl, tunnel.tos) = (Some(200), Some(0x20)));
+    a.tunnel(|tunnel| tunnel.dont_fragment = false);
+    a.publish();
+    a.from_host(&sent.bytes());
+    let carried = run_all(&mut [&mut a, &mut b]);
+    let header = outer(&carried[0]);
+    assert_eq!((header.tos(), header.ttl(), header.dont_fragment()), (0x20 | 2, 200, false));
+    assert_eq!(b.to_host(), [sent.after_hops(2)], "the inner TOS stays");
+}
+
+#[test]
+fn congestion_on_the_way_is_shown_inside() {
+    let (mut a, mut b) = (Site::new(1), Site::new(2));
+    connect(&mut a, &mut b, &security(), 1);
+    for (inner, drops) in [(2, vec![]), (0, vec![(DropReason::EcnCongestion, 1)])] {
+        let sent = packet(host(1), host(2), b"x").with(|fields| fields.tos = inner);
+        a.from_host(&sent.bytes());
+        a.run();
+        let mut frame = a.sent(WAN).remove(0);
+        let (header, _) = ipv4::Header::view_mut(&mut frame[eth::Header::LEN..]).unwrap();
+        header.set_tos(header.tos() | 3);
+        b.deliver(WAN, &frame);
+        b.run();
+        let expected = sent.with(|fields| fields.tos = 3).after_hops(2);
+        assert_eq!(b.to_host(), if drops.is_empty() { vec![expected] } else { vec![] });
+        assert_eq!(b.drops(), drops);
+    }
+}
+
+#[test]
+fn fragments_of_what_is_too_large_for_the_tunnel() {
+    for nat in [false, true] {
+        let (mut a, mut b) = (Site::new(1), Site::new(2));
+        connect(&mut a, &mut b, &Security { nat, ..security() }, 1);
+        let payload: Vec<u8> = (0..4000).map(|n: u32| n.to_le_bytes()[0]).collect();
+        let sent = packet(host(1), host(2), &payload);
+        // More in one batch than leave the encrypt stage at once.
+        for _ in 0..40 {
+            a.from_host(&sent.bytes());
+        }
+        run_all(&mut [&mut a, &mut b]);
+        let received = b.to_host();
+        assert_eq!(received.len(), 120);
+        for fragments in received.chunks(3) {
+            let mut whole = Vec::new();
+            for (n, fragment) in (0..).zip(fragments) {
+                let fragment = ipv4::Packet::parse(fragment).unwrap();
+                assert!(fragment.header.total_length() <= TUNNEL_MTU);
+                assert_eq!(usize::from(fragment.header.fragment_offset()), whole.len());
+                assert_eq!(fragment.header.more_fragments(), n < 2);
+                assert_eq!((fragment.header.ttl(), fragment.header.identification()), (62, 7));
+                whole.extend_from_slice(fragment.payload);
+            }
+            assert_eq!(whole, payload);
+        }
+        assert_eq!((a.drops(), b.drops()), (vec![], vec![]));
+        assert_eq!((a.pool.in_use(), b.pool.in_use()), (0, 0));
+    }
+}
+
+#[test]
+fn a_fragment_is_cut_again_and_options_stay_where_they_belong() {
+    let (mut a, mut b) = (Site::new(1), Site::new(2));
+    connect(&mut a, &mut b, &security(), 1);
+    // Router alert (RFC 2113), which goes into every fragment; a timestamp option, which does not (RFC 791).
+    let options = [0x94, 4, 0, 0, 68, 8, 5, 0, 0, 0, 0, 0];
+    let payload: Vec<u8> = (0..2400).map(|n: u32| n.to_le_bytes()[0]).collect();
+    let mut bytes = packet(host(1), host(2), &[&options, &payload[..]].concat()).bytes();
+    bytes[0] = 0x48;
+    // "More fragments", offset 800.
+    bytes[6..8].copy_from_slice(&(0x2000u16 | 100).to_be_bytes());
+    bytes[10..12].fill(0);
+    let sum = dmvpn_wire::checksum::checksum(&bytes[..32]);
+    bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+    a.from_host(&bytes);
+    run_all(&mut [&mut a, &mut b]);
+
+    let received = b.to_host();
+    let parsed: Vec<_> = received.iter().map(|bytes| ipv4::Packet::parse(bytes).unwrap()).collect();
+    assert_eq!(parsed.len(), 2);
+    assert_eq!(parsed[0].options, options);
+    assert_eq!(parsed[1].options, [0x94, 4, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1]);
+    assert!(parsed.iter().all(|fragment| fragment.header.more_fragments()));
+    assert_eq!(usize::from(parsed[1].header.fragment_offset()), 800 + parsed[0].payload.len());
+    assert_eq!([parsed[0].payload, parsed[1].payload].concat(), payload);
+}
