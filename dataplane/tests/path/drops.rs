@@ -41,49 +41,49 @@ fn provoke(reason: DropReason) -> Option<Site> {
             let wan_only: Vec<PortInfo> = site.snapshot.ports[..1].to_vec();
             site.snapshot.ports = wan_only.into();
             site.publish();
-            site.from_host(&packet(host(1), somebody, b"").bytes());
+            site.host_sends(&packet(host(1), somebody, b"").bytes());
         }
         DropReason::Ipv4Header => {
             let mut bytes = packet(host(1), somebody, b"").bytes();
             bytes[10] ^= 1;
-            site.from_host(&bytes);
+            site.host_sends(&bytes);
         }
-        DropReason::MartianSource => site.from_wan(&packet(Ipv4Addr::LOCALHOST, me, b"").bytes()),
+        DropReason::MartianSource => site.wan_sends(&packet(Ipv4Addr::LOCALHOST, me, b"").bytes()),
         DropReason::MartianDestination => {
-            site.from_wan(&packet(somebody, Ipv4Addr::new(240, 0, 0, 1), b"").bytes());
+            site.wan_sends(&packet(somebody, Ipv4Addr::new(240, 0, 0, 1), b"").bytes());
         }
-        DropReason::OwnSource => site.from_wan(&packet(lan_address(1), host(1), b"").bytes()),
+        DropReason::OwnSource => site.wan_sends(&packet(lan_address(1), host(1), b"").bytes()),
         DropReason::FragmentToUs => {
             let mut bytes = esp_packet(somebody, me, &[0; 100]);
             bytes[6] = 0x20;
             refill_checksum(&mut bytes);
-            site.from_wan(&bytes);
+            site.wan_sends(&bytes);
         }
         DropReason::UdpLength => {
             let mut bytes = udp_packet(somebody, me, 4500, &[0; 12]);
             bytes[24..26].copy_from_slice(&200u16.to_be_bytes());
-            site.from_wan(&bytes);
+            site.wan_sends(&bytes);
         }
-        DropReason::NatKeepalive => site.from_wan(&udp_packet(somebody, me, 4500, &udp::NAT_KEEPALIVE)),
-        DropReason::ClearGreOnProtected => site.from_wan(&gre_packet(somebody, me, &gre(KEY))),
-        DropReason::GreNoTunnel => site.from_wan(&gre_packet(somebody, me, &gre(KEY + 1))),
-        DropReason::GreHeader => site.from_wan(&gre_packet(somebody, me, &[0x20, 1, 8, 0, 0, 0, 0, 1])),
+        DropReason::NatKeepalive => site.wan_sends(&udp_packet(somebody, me, 4500, &udp::NAT_KEEPALIVE)),
+        DropReason::ClearGreOnProtected => site.wan_sends(&gre_packet(somebody, me, &gre(KEY))),
+        DropReason::GreNoTunnel => site.wan_sends(&gre_packet(somebody, me, &gre(KEY + 1))),
+        DropReason::GreHeader => site.wan_sends(&gre_packet(somebody, me, &[0x20, 1, 8, 0, 0, 0, 0, 1])),
         DropReason::GreKey => site = sealed(&security(), 47, &gre(KEY + 1)),
         DropReason::GreProtocol => site = sealed(&security(), 47, &[0x20, 0, 0x86, 0xdd, 0, 0, 0, 1]),
-        DropReason::UnknownSpi => site.from_wan(&esp_packet(somebody, me, &[9; 100])),
+        DropReason::UnknownSpi => site.wan_sends(&esp_packet(somebody, me, &[9; 100])),
         DropReason::EspEncapsulation => {
             let outbound = receive_from(&mut site, 2, &Security { nat: true, ..security() }, 1);
-            site.from_wan(&esp_packet(wan_address(2), me, &esp(&outbound, 47, &gre(KEY))));
+            site.wan_sends(&esp_packet(wan_address(2), me, &esp(&outbound, 47, &gre(KEY))));
         }
         DropReason::EspLength => {
             let outbound = receive_from(&mut site, 2, &security(), 1);
             let esp = esp(&outbound, 47, &gre(KEY));
-            site.from_wan(&esp_packet(wan_address(2), me, &esp[..esp.len() - 1]));
+            site.wan_sends(&esp_packet(wan_address(2), me, &esp[..esp.len() - 1]));
         }
         DropReason::EspReplay => {
             let mut other = Site::new(2);
             connect(&mut site, &mut other, &security(), 1);
-            other.from_host(&packet(host(2), host(1), b"").bytes());
+            other.host_sends(&packet(host(2), host(1), b"").bytes());
             other.run();
             let frame = other.sent(WAN).remove(0);
             site.deliver(WAN, &frame);
@@ -93,12 +93,12 @@ fn provoke(reason: DropReason) -> Option<Site> {
             let outbound = receive_from(&mut site, 2, &security(), 1);
             let mut esp = esp(&outbound, 47, &gre(KEY));
             esp[30] ^= 1;
-            site.from_wan(&esp_packet(wan_address(2), me, &esp));
+            site.wan_sends(&esp_packet(wan_address(2), me, &esp));
         }
         DropReason::EspPadding => {
             let gcm = Security { suite: "aes128gcm".parse().unwrap(), ..security() };
             receive_from(&mut site, 2, &gcm, 1);
-            site.from_wan(&esp_packet(wan_address(2), me, &wrongly_padded(spi(1, 2, 1))));
+            site.wan_sends(&esp_packet(wan_address(2), me, &wrongly_padded(spi(1, 2, 1))));
         }
         DropReason::EspDummy => site = sealed(&security(), 59, &[0; 20]),
         DropReason::EspNextHeader => site = sealed(&security(), 6, &[0; 20]),
@@ -112,9 +112,9 @@ fn provoke(reason: DropReason) -> Option<Site> {
             let inner = packet(host(2), host(1), b"").bytes();
             let congested = packet(wan_address(2), me, &[gre(KEY), inner].concat())
                 .with(|fields| (fields.protocol, fields.tos) = (IpProtocol::GRE, 3));
-            site.from_wan(&congested.bytes());
+            site.wan_sends(&congested.bytes());
         }
-        DropReason::NotForwarded => site.from_host(&packet(host(1), Ipv4Addr::BROADCAST, b"").bytes()),
+        DropReason::NotForwarded => site.host_sends(&packet(host(1), Ipv4Addr::BROADCAST, b"").bytes()),
         DropReason::TtlExceeded => {
             site.route("0.0.0.0/0", Adjacency::Neighbor(HOST_NEIGHBOR));
             site.publish();
@@ -131,7 +131,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
         DropReason::NoPeer => {
             site.route("0.0.0.0/0", Adjacency::Tunnel(peer(9)));
             site.publish();
-            site.from_host(&packet(host(1), somebody, b"").bytes());
+            site.host_sends(&packet(host(1), somebody, b"").bytes());
         }
         DropReason::NoTunnel => {
             receive_from(&mut site, 2, &security(), 1);
@@ -143,14 +143,14 @@ fn provoke(reason: DropReason) -> Option<Site> {
             site.snapshot.peers.set(peer(2).index(), Some(std::sync::Arc::new(entry)));
             site.route("0.0.0.0/0", Adjacency::Tunnel(peer(2)));
             site.publish();
-            site.from_host(&packet(host(1), somebody, b"").bytes());
+            site.host_sends(&packet(host(1), somebody, b"").bytes());
         }
         DropReason::ClearPathOnProtected => {
             site.tunnel(|tunnel| tunnel.protected = false);
             site.set_peer(2, Path::Clear, None);
             site.tunnel(|tunnel| tunnel.protected = true);
             site.publish();
-            site.from_host(&packet(host(1), host(2), b"").bytes());
+            site.host_sends(&packet(host(1), host(2), b"").bytes());
         }
         // It would take 2^32 packets. The tests of the esp crate set the number.
         DropReason::SequenceExhausted => return None,
@@ -164,7 +164,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
             let mut other = Site::new(2);
             site.tunnel(|tunnel| tunnel.mtu = 68);
             connect(&mut site, &mut other, &security(), 1);
-            site.from_host(&packet(host(1), host(2), &[0; 1400]).bytes());
+            site.host_sends(&packet(host(1), host(2), &[0; 1400]).bytes());
         }
         DropReason::NoRoom => {
             let jumbo = packet(overlay_address(1), somebody, &[0; 9300]).bytes();
@@ -207,7 +207,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
         DropReason::NoNeighbor => {
             site.route("0.0.0.0/0", Adjacency::Neighbor(NeighborId(77)));
             site.publish();
-            site.from_host(&packet(host(1), somebody, b"").bytes());
+            site.host_sends(&packet(host(1), somebody, b"").bytes());
         }
         DropReason::NeighborUnresolved => {
             site.route("0.0.0.0/0", Adjacency::Neighbor(NeighborId(5)));
@@ -220,7 +220,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
             let mut other = Site::new(2);
             site.tunnel(|tunnel| tunnel.mtu = 1500);
             connect(&mut site, &mut other, &security(), 1);
-            site.from_host(&packet(host(1), host(2), &[0; 1480]).bytes());
+            site.host_sends(&packet(host(1), host(2), &[0; 1480]).bytes());
         }
         DropReason::NoPort => {
             let frame = typed(EtherType::ARP);
@@ -231,13 +231,13 @@ fn provoke(reason: DropReason) -> Option<Site> {
             site.publish();
             // What the cable holds, what waits for the next poll, and one more.
             for _ in 0..256 + 64 + 1 {
-                site.from_wan(&packet(somebody, host(1), b"").bytes());
+                site.wan_sends(&packet(somebody, host(1), b"").bytes());
                 site.run();
             }
         }
         DropReason::PuntFull => {
             for _ in 0..513 {
-                site.from_wan(&udp_packet(somebody, me, 500, &[0; 28]));
+                site.wan_sends(&udp_packet(somebody, me, 500, &[0; 28]));
                 site.run();
             }
         }
@@ -248,7 +248,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
 /// Sends one packet more than the control thread is bothered with at a time.
 fn one_too_many(site: &mut Site, packet: &Packet) {
     for _ in 0..=LIMIT {
-        site.from_host(&packet.bytes());
+        site.host_sends(&packet.bytes());
     }
     site.run();
     assert_eq!(site.punts().len(), LIMIT);
@@ -269,7 +269,7 @@ fn owner_of(spi: u32) -> usize {
 fn sealed(security: &Security, next_header: u8, payload: &[u8]) -> Site {
     let mut site = Site::new(1);
     let outbound = receive_from(&mut site, 2, security, 1);
-    site.from_wan(&esp_packet(wan_address(2), wan_address(1), &esp(&outbound, next_header, payload)));
+    site.wan_sends(&esp_packet(wan_address(2), wan_address(1), &esp(&outbound, next_header, payload)));
     site
 }
 

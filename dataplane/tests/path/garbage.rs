@@ -36,7 +36,7 @@ fn templates(other: &mut Site) -> Vec<Vec<u8>> {
         udp_packet(wan_address(2), wan_address(1), 4500, &[0; 40]),
         udp_packet(wan_address(2), wan_address(1), 500, &[1; 40]),
     ];
-    other.from_host(&packet(host(2), host(1), b"sealed").bytes());
+    other.host_sends(&packet(host(2), host(1), b"sealed").bytes());
     other.run();
     let sealed = other.sent(WAN);
     let arp = [eth::Header::new(MacAddr::BROADCAST, host_mac(1), EtherType::ARP).octets(), &[0; 28]].concat();
@@ -176,7 +176,7 @@ fn a_cable_that_loses_doubles_and_reorders() {
 
     let mut arrived = Vec::new();
     for n in 0..1000u16 {
-        a.from_host(&packet(host(1), host(2), &n.to_be_bytes()).bytes());
+        a.host_sends(&packet(host(1), host(2), &n.to_be_bytes()).bytes());
         a.run();
         let mut frame: Frame<_> = a.sent(WAN).iter().map(|bytes| pool.buffer(bytes).unwrap()).collect();
         far.tx(&mut frame);

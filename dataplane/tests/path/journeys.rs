@@ -22,11 +22,11 @@ fn lan_to_lan_both_ways_with_every_suite_and_encapsulation() {
         for len in [0, 1, 7, 8, 63, 64, 500, 1340] {
             let there = packet(host(1), host(2), &vec![0xa5; len]);
             let back = packet(host(2), host(1), &vec![0x5a; len]);
-            a.from_host(&there.bytes());
-            b.from_host(&back.bytes());
+            a.host_sends(&there.bytes());
+            b.host_sends(&back.bytes());
             let carried = run_all(&mut [&mut a, &mut b]);
-            assert_eq!(b.to_host(), [there.after_hops(2)], "{security:?} {len}");
-            assert_eq!(a.to_host(), [back.after_hops(2)], "{security:?} {len}");
+            assert_eq!(b.host_received(), [there.after_hops(2)], "{security:?} {len}");
+            assert_eq!(a.host_received(), [back.after_hops(2)], "{security:?} {len}");
             assert_eq!(carried.len(), 2);
             for frame in &carried {
                 let protocol = if security.nat { IpProtocol::UDP } else { IpProtocol::ESP };
@@ -47,7 +47,7 @@ fn esp_overhead_is_as_computed() {
         let (mut a, mut b) = (Site::new(1), Site::new(2));
         connect(&mut a, &mut b, &security, 1);
         let inner = packet(host(1), host(2), &[1; 100]).bytes();
-        a.from_host(&inner);
+        a.host_sends(&inner);
         let carried = run_all(&mut [&mut a, &mut b]);
         // GRE with key, then an IPv4 header in tunnel mode.
         let payload = inner.len() + 8 + if security.tunnel_mode { 20 } else { 0 };
@@ -75,23 +75,23 @@ fn many_packets_of_many_suites_in_one_batch() {
     }
     let packets: Vec<_> = (2..50).map(|n| packet(host(1), host(n), &vec![n; usize::from(n) * 20])).collect();
     for packet in &packets {
-        hub.from_host(&packet.bytes());
+        hub.host_sends(&packet.bytes());
     }
     let mut sites: Vec<_> = std::iter::once(&mut hub).chain(&mut spokes).collect();
     run_all(&mut sites);
     for (spoke, packet) in spokes.iter_mut().zip(&packets) {
-        assert_eq!(spoke.to_host(), [packet.after_hops(2)]);
+        assert_eq!(spoke.host_received(), [packet.after_hops(2)]);
     }
     // And answers from all of them at once.
     let mut at_hub = Vec::new();
     for spoke in &mut spokes {
         let answer = packet(host(spoke.number), host(1), &vec![spoke.number; usize::from(spoke.number) * 20]);
-        spoke.from_host(&answer.bytes());
+        spoke.host_sends(&answer.bytes());
         at_hub.push(answer.after_hops(2));
     }
     let mut sites: Vec<_> = std::iter::once(&mut hub).chain(&mut spokes).collect();
     run_all(&mut sites);
-    assert_eq!(hub.to_host(), at_hub);
+    assert_eq!(hub.host_received(), at_hub);
     assert_eq!(hub.drops(), []);
 }
 
@@ -109,10 +109,10 @@ fn spoke_to_spoke_through_the_hub_and_a_redirect() {
             host(3),
             b"to the other spoke, and long enough to be cut in the report of the redirect......",
         );
-        a.from_host(&sent.bytes());
+        a.host_sends(&sent.bytes());
         let carried = run_all(&mut [&mut hub, &mut a, &mut b]);
         assert_eq!(carried.len(), 2, "in and out of the hub");
-        assert_eq!(b.to_host(), [sent.after_hops(3)]);
+        assert_eq!(b.host_received(), [sent.after_hops(3)]);
 
         let punts = hub.punts();
         assert_eq!(punts.len(), 1);
@@ -131,15 +131,15 @@ fn no_redirect_unless_the_tunnel_says_so_and_none_for_packets_of_the_hub_itself(
     connect(&mut hub, &mut b, &security(), 1);
     a.snapshot.fib.insert(net("192.168.3.0/24"), tunnel_adjacency(1));
     a.publish();
-    a.from_host(&packet(host(2), host(3), b"").bytes());
+    a.host_sends(&packet(host(2), host(3), b"").bytes());
     run_all(&mut [&mut hub, &mut a, &mut b]);
-    assert_eq!(b.to_host().len(), 1);
+    assert_eq!(b.host_received().len(), 1);
 
     hub.tunnel(|tunnel| tunnel.redirect = true);
     hub.publish();
-    hub.from_host(&packet(host(1), host(3), b"").bytes());
+    hub.host_sends(&packet(host(1), host(3), b"").bytes());
     run_all(&mut [&mut hub, &mut a, &mut b]);
-    assert_eq!(b.to_host().len(), 1);
+    assert_eq!(b.host_received().len(), 1);
     assert_eq!(hub.punts(), []);
 }
 
@@ -152,9 +152,9 @@ fn a_tunnel_without_ipsec_speaks_gre() {
         site.publish();
     }
     let sent = packet(host(1), host(2), b"in the clear");
-    a.from_host(&sent.bytes());
+    a.host_sends(&sent.bytes());
     let carried = run_all(&mut [&mut a, &mut b]);
-    assert_eq!(b.to_host(), [sent.after_hops(2)]);
+    assert_eq!(b.host_received(), [sent.after_hops(2)]);
     assert_eq!(outer(&carried[0]).protocol(), IpProtocol::GRE);
     assert!(any_contains(&carried, b"in the clear"));
     // Flags with the key bit, protocol, key (RFC 2890).
@@ -167,9 +167,9 @@ fn lan_to_lan_of_one_box_without_a_tunnel() {
     site.route("172.16.0.0/12", Adjacency::Neighbor(HOST_NEIGHBOR));
     site.publish();
     let sent = packet([203, 0, 113, 5].into(), [172, 16, 0, 1].into(), b"plain");
-    site.from_wan(&sent.bytes());
+    site.wan_sends(&sent.bytes());
     site.run();
-    assert_eq!(site.to_host(), [sent.after_hops(1)]);
+    assert_eq!(site.host_received(), [sent.after_hops(1)]);
 }
 
 #[test]
@@ -177,9 +177,9 @@ fn link_padding_does_not_travel() {
     let (mut a, mut b) = (Site::new(1), Site::new(2));
     connect(&mut a, &mut b, &security(), 1);
     let sent = packet(host(1), host(2), b"x");
-    a.from_host(&[sent.bytes(), vec![0xee; 25]].concat());
+    a.host_sends(&[sent.bytes(), vec![0xee; 25]].concat());
     run_all(&mut [&mut a, &mut b]);
-    assert_eq!(b.to_host(), [sent.after_hops(2)]);
+    assert_eq!(b.host_received(), [sent.after_hops(2)]);
 }
 
 #[test]
@@ -188,19 +188,19 @@ fn outer_tos_and_ttl_are_inherited_or_fixed_and_ecn_survives() {
     connect(&mut a, &mut b, &Security { tunnel_mode: true, ..security() }, 1);
     // Expedited forwarding, ECT(0).
     let sent = packet(host(1), host(2), b"x").with(|fields| fields.tos = 46 << 2 | 2);
-    a.from_host(&sent.bytes());
+    a.host_sends(&sent.bytes());
     let carried = run_all(&mut [&mut a, &mut b]);
     assert_eq!((outer(&carried[0]).tos(), outer(&carried[0]).ttl()), (46 << 2 | 2, 63));
-    assert_eq!(b.to_host(), [sent.after_hops(2)]);
+    assert_eq!(b.host_received(), [sent.after_hops(2)]);
 
     a.tunnel(|tunnel| (tunnel.ttl, tunnel.tos) = (Some(200), Some(0x20)));
     a.tunnel(|tunnel| tunnel.dont_fragment = false);
     a.publish();
-    a.from_host(&sent.bytes());
+    a.host_sends(&sent.bytes());
     let carried = run_all(&mut [&mut a, &mut b]);
     let header = outer(&carried[0]);
     assert_eq!((header.tos(), header.ttl(), header.dont_fragment()), (0x20 | 2, 200, false));
-    assert_eq!(b.to_host(), [sent.after_hops(2)], "the inner TOS stays");
+    assert_eq!(b.host_received(), [sent.after_hops(2)], "the inner TOS stays");
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn congestion_on_the_way_is_shown_inside() {
     connect(&mut a, &mut b, &security(), 1);
     for (inner, drops) in [(2, vec![]), (0, vec![(DropReason::EcnCongestion, 1)])] {
         let sent = packet(host(1), host(2), b"x").with(|fields| fields.tos = inner);
-        a.from_host(&sent.bytes());
+        a.host_sends(&sent.bytes());
         a.run();
         let mut frame = a.sent(WAN).remove(0);
         let (header, _) = ipv4::Header::view_mut(&mut frame[eth::Header::LEN..]).unwrap();
@@ -217,7 +217,7 @@ fn congestion_on_the_way_is_shown_inside() {
         b.deliver(WAN, &frame);
         b.run();
         let expected = sent.with(|fields| fields.tos = 3).after_hops(2);
-        assert_eq!(b.to_host(), if drops.is_empty() { vec![expected] } else { vec![] });
+        assert_eq!(b.host_received(), if drops.is_empty() { vec![expected] } else { vec![] });
         assert_eq!(b.drops(), drops);
     }
 }
@@ -231,10 +231,10 @@ fn fragments_of_what_is_too_large_for_the_tunnel() {
         let sent = packet(host(1), host(2), &payload);
         // More in one batch than leave the encrypt stage at once.
         for _ in 0..40 {
-            a.from_host(&sent.bytes());
+            a.host_sends(&sent.bytes());
         }
         run_all(&mut [&mut a, &mut b]);
-        let received = b.to_host();
+        let received = b.host_received();
         assert_eq!(received.len(), 120);
         for fragments in received.chunks(3) {
             let mut whole = Vec::new();
@@ -267,10 +267,10 @@ fn a_fragment_is_cut_again_and_options_stay_where_they_belong() {
     bytes[10..12].fill(0);
     let sum = dmvpn_wire::checksum::checksum(&bytes[..32]);
     bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-    a.from_host(&bytes);
+    a.host_sends(&bytes);
     run_all(&mut [&mut a, &mut b]);
 
-    let received = b.to_host();
+    let received = b.host_received();
     let parsed: Vec<_> = received.iter().map(|bytes| ipv4::Packet::parse(bytes).unwrap()).collect();
     assert_eq!(parsed.len(), 2);
     assert_eq!(parsed[0].options, options);

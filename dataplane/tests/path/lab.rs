@@ -184,18 +184,24 @@ impl Site {
     }
 
     /// An IPv4 packet from the host on the LAN.
-    pub(crate) fn from_host(&mut self, packet: &[u8]) {
+    pub(crate) fn host_sends(&mut self, packet: &[u8]) {
         self.deliver(LAN, &ethernet(lan_mac(self.number), host_mac(self.number), packet));
     }
 
     /// An IPv4 packet from somebody on the WAN.
-    pub(crate) fn from_wan(&mut self, packet: &[u8]) {
+    pub(crate) fn wan_sends(&mut self, packet: &[u8]) {
         self.deliver(WAN, &ethernet(wan_mac(self.number), MacAddr([2, 9, 9, 9, 9, 9]), packet));
     }
 
     /// Polls all workers until none has work.
     pub(crate) fn run(&mut self) {
-        while self.workers.iter_mut().fold(false, |worked, one| one.worker.poll(self.now) || worked) {}
+        loop {
+            let worked =
+                self.workers.iter_mut().filter_map(|one| one.worker.poll(self.now).then_some(())).count();
+            if worked == 0 {
+                return;
+            }
+        }
     }
 
     /// Frames that came out of a port.
@@ -215,7 +221,7 @@ impl Site {
     }
 
     /// IPv4 packets that came out to the host on the LAN.
-    pub(crate) fn to_host(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn host_received(&mut self) -> Vec<Vec<u8>> {
         let header = eth::Header::new(host_mac(self.number), lan_mac(self.number), EtherType::IPV4);
         let strip = |frame: Vec<u8>| frame.strip_prefix(header.octets()).expect("for the host").to_vec();
         self.sent(LAN).into_iter().map(strip).collect()

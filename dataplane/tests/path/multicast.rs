@@ -66,10 +66,10 @@ fn other_traffic_goes_on_meanwhile() {
     hub.workers[0].control.injector.send(Inject::Multicast { tunnel: TUNNEL, packet: hello }).unwrap();
     let sent = packet(host(1), host(2), b"data");
     for _ in 0..100 {
-        hub.from_host(&sent.bytes());
+        hub.host_sends(&sent.bytes());
     }
     run_all(&mut [&mut hub, &mut spoke]);
-    assert_eq!(spoke.to_host().len(), 100);
+    assert_eq!(spoke.host_received().len(), 100);
     assert_eq!(spoke.punts().len(), 100);
     assert_eq!(hub.drops(), []);
 }
@@ -83,9 +83,9 @@ fn a_multicast_route_takes_packets_from_the_lan_with_a_hop_to_spare() {
     a.publish();
     let group = Ipv4Addr::new(239, 1, 2, 3);
     let sent = packet(host(1), group, b"stream");
-    a.from_host(&sent.bytes());
-    a.from_host(&sent.clone().with(|fields| fields.ttl = 1).bytes());
-    a.from_host(&packet(host(1), ALL_OSPF_ROUTERS, b"").bytes());
+    a.host_sends(&sent.bytes());
+    a.host_sends(&sent.clone().with(|fields| fields.ttl = 1).bytes());
+    a.host_sends(&packet(host(1), ALL_OSPF_ROUTERS, b"").bytes());
     run_all(&mut [&mut a, &mut b]);
     let punts = b.punts();
     assert_eq!(punts.len(), 1);

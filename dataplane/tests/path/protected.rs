@@ -96,7 +96,7 @@ proptest! {
             };
             let injector = &mut site.workers[0].control.injector;
             match kind {
-                0 => site.from_host(&to(host(number), host(1))),
+                0 => site.host_sends(&to(host(number), host(1))),
                 1 => injector.send(Inject::Packet(to(overlay_address(number), overlay_address(1)))).unwrap(),
                 2 => {
                     let packet = to(Ipv4Addr::new(224, 0, 0, 9), overlay_address(1));
@@ -132,10 +132,10 @@ proptest! {
             header[0] = flags;
             header[2..4].copy_from_slice(&protocol.to_be_bytes());
             let inner = packet(host(source), host(1), SECRET).with(|fields| fields.ttl = ttl).bytes();
-            site.from_wan(&gre_packet(Ipv4Addr::new(198, 51, 100, 100 + source), wan_address(1), &[header, inner].concat()));
+            site.wan_sends(&gre_packet(Ipv4Addr::new(198, 51, 100, 100 + source), wan_address(1), &[header, inner].concat()));
         }
         site.run();
-        prop_assert_eq!((site.to_host(), site.sent(WAN), site.punts()), (vec![], vec![], vec![]));
+        prop_assert_eq!((site.host_received(), site.sent(WAN), site.punts()), (vec![], vec![], vec![]));
         prop_assert_eq!(site.drops().iter().map(|(_, count)| count).sum::<u64>(), 3);
     }
 }

@@ -11,7 +11,7 @@ fn a_rekey_loses_nothing_in_either_order_of_arrival() {
     connect(&mut a, &mut b, &security(), 1);
     let mut frames = Vec::new();
     let send = |a: &mut Site, n: u8| {
-        a.from_host(&packet(host(1), host(2), &[n]).bytes());
+        a.host_sends(&packet(host(1), host(2), &[n]).bytes());
         a.run();
         a.sent(WAN).remove(0)
     };
@@ -27,7 +27,7 @@ fn a_rekey_loses_nothing_in_either_order_of_arrival() {
         b.deliver(WAN, &frames[n]);
     }
     b.run();
-    assert_eq!(b.to_host(), [0, 2, 1, 3].map(|n| packet(host(1), host(2), &[n]).after_hops(2)));
+    assert_eq!(b.host_received(), [0, 2, 1, 3].map(|n| packet(host(1), host(2), &[n]).after_hops(2)));
     assert_eq!(b.drops(), []);
 
     // The old SA goes; what still comes by it is of an unknown SPI, and the new one goes on.
@@ -36,7 +36,7 @@ fn a_rekey_loses_nothing_in_either_order_of_arrival() {
     b.deliver(WAN, &frames[0]);
     b.deliver(WAN, &send(&mut a, 4));
     b.run();
-    assert_eq!(b.to_host(), [packet(host(1), host(2), &[4]).after_hops(2)]);
+    assert_eq!(b.host_received(), [packet(host(1), host(2), &[4]).after_hops(2)]);
     assert_eq!(b.drops(), [(DropReason::UnknownSpi, 1)]);
 }
 
@@ -44,7 +44,7 @@ fn a_rekey_loses_nothing_in_either_order_of_arrival() {
 fn an_spi_of_another_generation_is_unknown() {
     let (mut a, mut b) = (Site::new(1), Site::new(2));
     connect(&mut a, &mut b, &security(), 1);
-    a.from_host(&packet(host(1), host(2), b"").bytes());
+    a.host_sends(&packet(host(1), host(2), b"").bytes());
     a.run();
     let mut frame = a.sent(WAN).remove(0);
     // The SPI follows 14 bytes of Ethernet and 20 of IPv4; its upper bits are the generation.
@@ -60,7 +60,7 @@ fn a_thousand_publications_between_packets_lose_none() {
     connect(&mut a, &mut b, &security(), 1);
     for n in 0..1000u32 {
         let sent = packet(host(1), host(2), &n.to_be_bytes());
-        a.from_host(&sent.bytes());
+        a.host_sends(&sent.bytes());
         // Other peers come and go, and so do the routes to them.
         let other = 3 + n.to_le_bytes()[0] % 50;
         let (outbound, _) = sa_pair(security().suite, n + 1);
@@ -68,7 +68,7 @@ fn a_thousand_publications_between_packets_lose_none() {
         a.snapshot.fib.remove(net(&format!("192.168.{other}.0/24")));
         b.publish();
         run_all(&mut [&mut a, &mut b]);
-        assert_eq!(b.to_host(), [sent.after_hops(2)]);
+        assert_eq!(b.host_received(), [sent.after_hops(2)]);
     }
     assert_eq!((a.drops(), b.drops()), (vec![], vec![]));
     assert!(a.publisher.retired() <= 2);
@@ -82,18 +82,18 @@ fn a_shortcut_takes_over_from_the_hub_without_loss() {
     a.route("192.168.3.0/24", Adjacency::Resolving { tunnel: TUNNEL, via: Some(peer(1)) });
     a.publish();
     let sent = packet(host(2), host(3), b"data");
-    a.from_host(&sent.bytes());
+    a.host_sends(&sent.bytes());
     assert_eq!(run_all(&mut [&mut hub, &mut a, &mut b]).len(), 2, "through the hub");
-    assert_eq!(b.to_host(), [sent.after_hops(3)]);
+    assert_eq!(b.host_received(), [sent.after_hops(3)]);
 
     // Make before break: the receiver first, then the sender's peer, then its route, all while it sends.
     let outbound = receive_from(&mut b, 2, &security(), 1);
-    a.from_host(&sent.bytes());
+    a.host_sends(&sent.bytes());
     run_all(&mut [&mut hub, &mut a, &mut b]);
     send_with(&mut a, 3, &security(), outbound);
-    a.from_host(&sent.bytes());
+    a.host_sends(&sent.bytes());
     assert_eq!(run_all(&mut [&mut hub, &mut a, &mut b]).len(), 1, "directly");
-    assert_eq!(b.to_host(), [sent.after_hops(3), sent.after_hops(2)]);
+    assert_eq!(b.host_received(), [sent.after_hops(3), sent.after_hops(2)]);
     for site in [&hub, &a, &b] {
         assert_eq!(site.drops(), []);
     }
@@ -107,7 +107,7 @@ fn a_peer_that_is_gone_gets_nothing_even_if_its_slot_is_taken_again() {
     let stale = dmvpn_tables::PeerId(peer(2).0 ^ (1 << 20));
     a.route("172.16.0.0/12", Adjacency::Tunnel(stale));
     a.publish();
-    a.from_host(&packet(host(1), [172, 16, 0, 1].into(), b"").bytes());
+    a.host_sends(&packet(host(1), [172, 16, 0, 1].into(), b"").bytes());
     assert_eq!(run_all(&mut [&mut a, &mut b]), Vec::<Vec<u8>>::new());
     assert_eq!(a.drops(), [(DropReason::NoPeer, 1)]);
 }

@@ -40,20 +40,20 @@ fn dhcp_replies_to_us_but_not_those_that_pass_through() {
     site.deliver(WAN, &ethernet(MacAddr::BROADCAST, host_mac(9), &to_all));
     punted(&mut site, PuntReason::Dhcp { port: WAN }, &to_all);
 
-    site.from_wan(&reply(wan_address(1)).bytes());
+    site.wan_sends(&reply(wan_address(1)).bytes());
     punted(&mut site, PuntReason::Dhcp { port: WAN }, &reply(wan_address(1)).bytes());
 
     site.publish();
-    site.from_wan(&reply(SOMEBODY).bytes());
+    site.wan_sends(&reply(SOMEBODY).bytes());
     site.run();
-    assert_eq!(site.to_host(), [reply(SOMEBODY).after_hops(1)]);
+    assert_eq!(site.host_received(), [reply(SOMEBODY).after_hops(1)]);
 
     // Without an address we cannot know which one the reply offers us.
     let mut ports = site.snapshot.ports.to_vec();
     ports[0].address = Ipv4Addr::UNSPECIFIED;
     site.snapshot.ports = ports.into();
     site.publish();
-    site.from_wan(&reply(SOMEBODY).bytes());
+    site.wan_sends(&reply(SOMEBODY).bytes());
     punted(&mut site, PuntReason::Dhcp { port: WAN }, &reply(SOMEBODY).bytes());
 }
 
@@ -61,10 +61,10 @@ fn dhcp_replies_to_us_but_not_those_that_pass_through() {
 fn ike_on_both_ports() {
     let mut site = Site::new(1);
     let plain = udp_packet(SOMEBODY, wan_address(1), 500, b"ike");
-    site.from_wan(&plain);
+    site.wan_sends(&plain);
     punted(&mut site, PuntReason::Ike, &plain);
     let floated = udp_packet(SOMEBODY, wan_address(1), 4500, b"\0\0\0\0ike");
-    site.from_wan(&floated);
+    site.wan_sends(&floated);
     punted(&mut site, PuntReason::Ike, &floated);
 }
 
@@ -90,13 +90,13 @@ fn nhrp_in_the_clear_tells_only_the_address_and_needs_an_unprotected_tunnel() {
     let mut site = Site::new(1);
     let message =
         gre_packet(SOMEBODY, wan_address(1), &[&[0x20, 0, 0x20, 1, 0, 0, 0, 1], &b"nhrp"[..]].concat());
-    site.from_wan(&message);
+    site.wan_sends(&message);
     site.run();
     assert_eq!((site.punts(), site.drops()), (vec![], vec![(DropReason::ClearGreOnProtected, 1)]));
 
     site.tunnel(|tunnel| tunnel.protected = false);
     site.publish();
-    site.from_wan(&message);
+    site.wan_sends(&message);
     punted(&mut site, PuntReason::Nhrp { tunnel: TUNNEL, peer: None, source: SOMEBODY }, b"nhrp");
 }
 
@@ -105,12 +105,12 @@ fn packets_for_the_box_itself_untouched() {
     let mut site = Site::new(1);
     // The last hop is enough to get here.
     let ping = packet(host(1), overlay_address(1), b"ping").with(|fields| fields.ttl = 1).bytes();
-    site.from_host(&ping);
+    site.host_sends(&ping);
     punted(&mut site, PuntReason::Local { tunnel: None }, &ping);
 
     let mut other = Site::new(2);
     connect(&mut site, &mut other, &security(), 1);
-    other.from_host(&packet(host(2), overlay_address(1), b"ping").bytes());
+    other.host_sends(&packet(host(2), overlay_address(1), b"ping").bytes());
     run_all(&mut [&mut site, &mut other]);
     let arrived = packet(host(2), overlay_address(1), b"ping").after_hops(1);
     punted(&mut site, PuntReason::Local { tunnel: Some(TUNNEL) }, &arrived);
@@ -126,10 +126,10 @@ fn an_unresolved_next_hop_is_reported_while_packets_go_through_the_hub() {
     hub.publish();
     let sent = packet(host(2), host(3), &[3; 200]);
     for _ in 0..5 {
-        a.from_host(&sent.bytes());
+        a.host_sends(&sent.bytes());
     }
     run_all(&mut [&mut a, &mut hub]);
-    assert_eq!(hub.to_host(), vec![sent.after_hops(2); 5], "not one is lost");
+    assert_eq!(hub.host_received(), vec![sent.after_hops(2); 5], "not one is lost");
     let reason = PuntReason::Unresolved { tunnel: TUNNEL, held: false };
     assert_eq!(a.punts(), [Punt { reason, packet: sent.bytes()[..84].to_vec() }], "once is enough");
     assert_eq!(a.drops(), []);
@@ -141,7 +141,7 @@ fn what_nobody_can_forward_yet_waits_with_the_control_thread_and_comes_back() {
     site.route("10.0.0.0/24", Adjacency::Resolving { tunnel: TUNNEL, via: None });
     site.publish();
     let sent = packet(host(1), overlay_address(2), b"waits");
-    site.from_host(&sent.bytes());
+    site.host_sends(&sent.bytes());
     site.run();
     let punts = site.punts();
     let reason = PuntReason::Unresolved { tunnel: TUNNEL, held: true };
@@ -158,7 +158,7 @@ fn what_nobody_can_forward_yet_waits_with_the_control_thread_and_comes_back() {
 fn a_station_of_a_connected_network() {
     let mut site = Site::new(1);
     let sent = packet(SOMEBODY, Ipv4Addr::new(192, 168, 1, 20), b"");
-    site.from_wan(&sent.bytes());
+    site.wan_sends(&sent.bytes());
     punted(&mut site, PuntReason::Glean { port: LAN }, &sent.after_hops(1));
 }
 
@@ -170,7 +170,7 @@ fn a_next_hop_without_a_mac_gets_the_sealed_packet_later() {
     a.snapshot.neighbors.set(2, Some(Neighbor { mac: None, ..known }));
     a.publish();
     let sent = packet(host(1), host(2), b"patience");
-    a.from_host(&sent.bytes());
+    a.host_sends(&sent.bytes());
     a.run();
     assert_eq!(a.sent(WAN), Vec::<Vec<u8>>::new());
     let [punt] = &a.punts()[..] else { panic!() };
@@ -182,7 +182,7 @@ fn a_next_hop_without_a_mac_gets_the_sealed_packet_later() {
     a.publish();
     a.workers[0].control.injector.send(Inject::Packet(punt.packet.clone())).unwrap();
     run_all(&mut [&mut a, &mut b]);
-    assert_eq!(b.to_host(), [sent.after_hops(2)]);
+    assert_eq!(b.host_received(), [sent.after_hops(2)]);
 }
 
 #[test]
@@ -190,15 +190,15 @@ fn what_icmp_has_to_answer() {
     let (mut a, mut b) = (Site::new(1), Site::new(2));
     connect(&mut a, &mut b, &security(), 1);
     let expired = packet(host(1), host(2), b"").with(|fields| fields.ttl = 1).bytes();
-    a.from_host(&expired);
+    a.host_sends(&expired);
     punted(&mut a, PuntReason::TtlExceeded, &expired);
 
     let unroutable = packet(host(1), SOMEBODY, b"").bytes();
-    a.from_host(&unroutable);
+    a.host_sends(&unroutable);
     punted(&mut a, PuntReason::Unreachable, &unroutable);
 
     let large = packet(host(1), host(2), &[0; 1341]).with(|fields| fields.dont_fragment = true);
-    a.from_host(&large.bytes());
+    a.host_sends(&large.bytes());
     punted(&mut a, PuntReason::FragmentationNeeded { mtu: TUNNEL_MTU }, &large.after_hops(1));
 
     let mut ports = a.snapshot.ports.to_vec();
@@ -206,11 +206,11 @@ fn what_icmp_has_to_answer() {
     a.snapshot.ports = ports.into();
     a.publish();
     let large = packet(SOMEBODY, host(1), &[0; 981]).with(|fields| fields.dont_fragment = true);
-    a.from_wan(&large.bytes());
+    a.wan_sends(&large.bytes());
     punted(&mut a, PuntReason::FragmentationNeeded { mtu: 1000 }, &large.after_hops(1));
-    a.from_wan(&large.with(|fields| fields.dont_fragment = false).bytes());
+    a.wan_sends(&large.with(|fields| fields.dont_fragment = false).bytes());
     a.run();
-    assert_eq!(a.to_host().len(), 2, "cut for the port");
+    assert_eq!(a.host_received().len(), 2, "cut for the port");
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_packet_back_to_the_server_that_sent_it_does_not_loop() {
     hub.snapshot.fib.insert(net("192.168.3.0/24"), tunnel_adjacency(2));
     hub.publish();
     let sent = packet(host(1), host(3), b"");
-    hub.from_host(&sent.bytes());
+    hub.host_sends(&sent.bytes());
     let carried = run_all(&mut [&mut spoke, &mut hub]);
     assert_eq!(carried.len(), 1);
     punted(&mut spoke, PuntReason::Unreachable, &sent.after_hops(1));
@@ -235,7 +235,7 @@ fn a_peer_that_moved_is_reported_once_it_has_proved_itself() {
         connect(&mut a, &mut b, &Security { nat, ..security() }, 1);
         let mut frames = Vec::new();
         for _ in 0..3 {
-            a.from_host(&packet(host(1), host(2), b"roaming").bytes());
+            a.host_sends(&packet(host(1), host(2), b"roaming").bytes());
             a.run();
             frames.append(&mut a.sent(WAN));
         }
@@ -251,20 +251,20 @@ fn a_peer_that_moved_is_reported_once_it_has_proved_itself() {
         b.deliver(WAN, &from(&frames[1], SOMEBODY, 4500));
         let to = SocketAddrV4::new(SOMEBODY, if nat { 4500 } else { 0 });
         punted(&mut b, PuntReason::PeerMoved { peer: peer(1), to }, &[]);
-        assert_eq!(b.to_host().len(), 1, "and the packet goes its way");
+        assert_eq!(b.host_received().len(), 1, "and the packet goes its way");
 
         // Held back by somebody: older than what has arrived, so it moves nobody, though it is new.
         b.now += 1_000_000;
         b.deliver(WAN, &from(&frames[0], Ipv4Addr::new(203, 0, 113, 66), 4500));
         b.run();
-        assert_eq!((b.to_host().len(), b.punts()), (1, vec![]));
+        assert_eq!((b.host_received().len(), b.punts()), (1, vec![]));
 
         // Forged.
         let mut forged = from(&frames[2], Ipv4Addr::new(203, 0, 113, 66), 4500);
         *forged.last_mut().unwrap() ^= 1;
         b.deliver(WAN, &forged);
         b.run();
-        assert_eq!((b.to_host().len(), b.punts()), (0, vec![]));
+        assert_eq!((b.host_received().len(), b.punts()), (0, vec![]));
 
         if nat {
             b.deliver(WAN, &from(&frames[2], wan_address(1), 40_000));
@@ -281,7 +281,7 @@ fn packets_go_to_the_port_that_a_nat_shows() {
     let Path::Esp { sa, mode } = a.snapshot.peer(peer(2)).unwrap().path().clone() else { panic!() };
     a.set_peer(2, Path::Esp { sa, mode }, Some(UdpPorts { local: 4500, remote: 40_000 }));
     a.publish();
-    a.from_host(&packet(host(1), host(2), b"").bytes());
+    a.host_sends(&packet(host(1), host(2), b"").bytes());
     let carried = run_all(&mut [&mut a, &mut b]);
     let (udp, _) = udp::Header::parse(&carried[0][34..]).unwrap();
     assert_eq!((udp.source_port(), udp.destination_port()), (4500, 40_000));
@@ -292,7 +292,7 @@ fn an_unknown_spi_is_reported_with_the_start_of_the_packet() {
     let mut site = Site::new(1);
     let sent = esp_packet(SOMEBODY, wan_address(1), &[0xab; 100]);
     for _ in 0..3 {
-        site.from_wan(&sent);
+        site.wan_sends(&sent);
     }
     punted(&mut site, PuntReason::UnknownSpi { spi: 0xabab_abab }, &sent[..28]);
     assert_eq!(site.drops(), [(DropReason::UnknownSpi, 3)]);
@@ -310,7 +310,7 @@ fn injected_frames_and_packets() {
     site.workers[0].control.injector.send(Inject::Packet(broken)).unwrap();
     site.run();
     assert_eq!(site.sent(WAN), [frame]);
-    assert_eq!(site.to_host(), [own.bytes()], "without a hop taken off");
+    assert_eq!(site.host_received(), [own.bytes()], "without a hop taken off");
     assert_eq!(site.drops(), [(DropReason::Ipv4Header, 1)]);
     assert_eq!(site.workers[0].control.counters.injected.value(), 3);
 }
@@ -320,7 +320,7 @@ fn counters_of_ports() {
     let mut site = Site::new(1);
     let sent = packet(SOMEBODY, host(1), &[0; 100]);
     for _ in 0..3 {
-        site.from_wan(&sent.bytes());
+        site.wan_sends(&sent.bytes());
     }
     site.run();
     let counters = &site.workers[0].control.counters;

@@ -40,7 +40,7 @@ fn packets_of_every_peer_may_come_in_anywhere() {
             // In: each packet of a spoke to another worker, whoever owns its SA.
             for spoke in &mut spokes {
                 for _ in 0..workers {
-                    spoke.from_host(&packet(host(spoke.number), host(1), &[round]).bytes());
+                    spoke.host_sends(&packet(host(spoke.number), host(1), &[round]).bytes());
                 }
                 spoke.run();
                 for (worker, frame) in spoke.sent(WAN).iter().enumerate() {
@@ -48,7 +48,7 @@ fn packets_of_every_peer_may_come_in_anywhere() {
                 }
             }
             hub.run();
-            let mut to_host = hub.to_host();
+            let mut to_host = hub.host_received();
             assert_eq!(to_host.len(), 12 * workers);
             to_host.dedup();
             for frame in hub.sent(WAN) {
@@ -58,7 +58,7 @@ fn packets_of_every_peer_may_come_in_anywhere() {
             for spoke in &mut spokes {
                 spoke.run();
                 let expected = packet(host(1), host(spoke.number), &[round, spoke.number]).after_hops(2);
-                assert_eq!(spoke.to_host(), vec![expected; workers]);
+                assert_eq!(spoke.host_received(), vec![expected; workers]);
                 assert_eq!(spoke.drops(), [], "no sequence number twice");
             }
         }
@@ -72,14 +72,14 @@ fn packets_of_every_peer_may_come_in_anywhere() {
 #[test]
 fn a_replay_to_another_worker_is_a_replay() {
     let (mut hub, mut spokes) = network(3);
-    spokes[0].from_host(&packet(host(2), host(1), b"once").bytes());
+    spokes[0].host_sends(&packet(host(2), host(1), b"once").bytes());
     spokes[0].run();
     let frame = spokes[0].sent(WAN).remove(0);
     for worker in 0..3 {
         hub.deliver_to(worker, WAN, &frame);
     }
     hub.run();
-    assert_eq!(hub.to_host().len(), 1);
+    assert_eq!(hub.host_received().len(), 1);
     assert_eq!(hub.drops(), [(dmvpn_dataplane::DropReason::EspReplay, 2)]);
 }
 
@@ -94,13 +94,13 @@ fn spoke_to_spoke_changes_workers_on_the_way() {
     }
     first.publish();
     for other in others.iter() {
-        first.from_host(&packet(host(2), host(other.number), b"spoke to spoke").bytes());
+        first.host_sends(&packet(host(2), host(other.number), b"spoke to spoke").bytes());
     }
     let mut sites: Vec<_> = std::iter::once(&mut hub).chain([&mut *first]).chain(others.iter_mut()).collect();
     run_all(&mut sites);
     for other in others {
         let expected = packet(host(2), host(other.number), b"spoke to spoke").after_hops(3);
-        assert_eq!(other.to_host(), [expected]);
+        assert_eq!(other.host_received(), [expected]);
     }
     let punts = hub.punts();
     assert_eq!(punts.len(), 11);
@@ -138,7 +138,7 @@ fn real_threads() {
     let spoke = &mut spokes[0];
     let mut frames = Vec::new();
     for n in 0..PACKETS {
-        spoke.from_host(&packet(host(2), host(1), &n.to_be_bytes()).bytes());
+        spoke.host_sends(&packet(host(2), host(1), &n.to_be_bytes()).bytes());
         spoke.run();
         frames.append(&mut spoke.sent(WAN));
     }
@@ -168,7 +168,7 @@ fn real_threads() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     hub.workers = workers;
-    arrived.append(&mut hub.to_host());
+    arrived.append(&mut hub.host_received());
     let expected: Vec<_> =
         (0..PACKETS).map(|n| packet(host(2), host(1), &n.to_be_bytes()).after_hops(2)).collect();
     assert_eq!(arrived, expected, "all of them, and in order");
