@@ -359,3 +359,6 @@ impl Peer {
 fn slot(spi: u32) -> usize {
     (spi & slab::INDEX_MASK) as usize
 }
+
+#[cfg(test)]
+mod tests;

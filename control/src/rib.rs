@@ -264,3 +264,6 @@ impl NextHop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
