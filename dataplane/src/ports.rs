@@ -54,13 +54,15 @@ impl<L: Link> Ports<L> {
         }
     }
 
-    /// Sends what is queued, as far as there is room.
-    pub(crate) fn send(&mut self) {
+    /// Sends what is queued, as far as there is room; says whether that was anything.
+    pub(crate) fn send(&mut self) -> bool {
+        let mut sent = false;
         for queue in &mut self.queues {
             if !queue.waiting.is_empty() {
-                queue.send(&self.counters);
+                sent |= queue.send(&self.counters);
             }
         }
+        sent
     }
 }
 
@@ -83,7 +85,7 @@ impl<L: Link> Queue<L> {
         }
     }
 
-    fn send(&mut self, counters: &Counters) {
+    fn send(&mut self, counters: &Counters) -> bool {
         let (packets, bytes) = totals(&self.waiting);
         self.link.tx(&mut self.waiting);
         let (packets_left, bytes_left) = totals(&self.waiting);
@@ -91,6 +93,7 @@ impl<L: Link> Queue<L> {
             counters.tx_packets.add(packets - packets_left);
             counters.tx_bytes.add(bytes - bytes_left);
         }
+        packets_left < packets
     }
 }
 

@@ -96,11 +96,12 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
             ingress::run(cx, &mut frames);
             decrypt::run(cx, &mut frames);
             forward::run(cx, &mut frames);
+            encrypt::run(cx, &mut frames, ports);
+            // Multicast copies are a batch of their own, or they would wait for ever while the path is full.
             self.replicator.run(cx, &mut frames);
             encrypt::run(cx, &mut frames, ports);
             egress::run(cx, &mut frames.egress, ports);
         }
-        ports.send();
-        worked
+        ports.send() || worked
     }
 }

@@ -28,7 +28,8 @@ enum Next<'a> {
 
 /// TOS of what a tunnel carries for itself (NHRP), where the tunnel does not fix it: internetwork control, CS6.
 const CONTROL_TOS: u8 = 0xc0;
-/// TTL of the same.
+/// TTL of the same, and of multicast: that is often sent with a TTL of 1, which is to say to the other end of the tunnel,
+/// not to the first router on the way there.
 const CONTROL_TTL: u8 = 64;
 
 /// Packets with all headers around them, and what they are to be sealed with.
@@ -207,6 +208,9 @@ fn push_headers<'a, P: Pool>(
 /// As configured, or as inside. Congestion notification is always as inside (RFC 6040 section 4.1).
 fn outer_tos_and_ttl(tunnel: &Tunnel, protocol: EtherType, packet: &[u8]) -> (u8, u8) {
     let (tos, ttl) = match ipv4::Header::view(packet) {
+        Ok((inner, _)) if protocol == EtherType::IPV4 && inner.destination().is_multicast() => {
+            (inner.tos(), CONTROL_TTL)
+        }
         Ok((inner, _)) if protocol == EtherType::IPV4 => (inner.tos(), inner.ttl()),
         _ => (CONTROL_TOS, CONTROL_TTL),
     };

@@ -34,8 +34,7 @@ impl<B: Buffer> Replicator<B> {
         self.waiting.is_empty()
     }
 
-    /// Takes the packets of the batch that are for all peers, and fills the room in the batch for the encrypt stage with
-    /// copies.
+    /// Takes the packets of the batch that are for all peers, and makes a batch of copies for the encrypt stage.
     pub(crate) fn run<P: Pool<Buffer = B>>(&mut self, cx: &mut Context<'_, P>, frames: &mut Frames<B>) {
         for packet in frames.replicate.drain(..) {
             if self.waiting.try_push(Replication { packet, next: 0 }).is_err() {
