@@ -1,52 +1,104 @@
-//! Sets of small numbers that index dense arrays.
+//! Sets of octets that index dense arrays.
 
-/// A set of numbers below `64 * WORDS`. The rank of a member, which is how many smaller ones there are,
-/// is its place in an array that holds something for each member and nothing else.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BitSet<const WORDS: usize> {
-    words: [u64; WORDS],
+/// A set of octets. What belongs to its members lies in an array in their order, without gaps; the set says
+/// where.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct OctetSet {
+    words: [u64; 4],
     /// Members in the words before each.
-    before: [u16; WORDS],
+    before: [u8; 4],
 }
 
-impl<const WORDS: usize> Default for BitSet<WORDS> {
-    fn default() -> Self {
-        Self { words: [0; WORDS], before: [0; WORDS] }
+impl OctetSet {
+    /// The place of `octet`, if it is a member.
+    #[inline]
+    pub(crate) fn place(&self, octet: u8) -> Option<usize> {
+        let word = self.words[usize::from(octet / 64)];
+        (word >> (octet % 64) & 1 != 0).then(|| self.up_to(octet).wrapping_sub(1))
+    }
+
+    /// How many members there are up to `octet`, itself included. One less is the place of the last of them.
+    #[inline]
+    pub(crate) fn up_to(&self, octet: u8) -> usize {
+        let word = usize::from(octet / 64);
+        let members = self.words[word] << (63 - octet % 64);
+        usize::from(self.before[word]) + members.count_ones() as usize
+    }
+
+    /// Makes `octet` a member.
+    pub(crate) fn insert(&mut self, octet: u8) {
+        self.words[usize::from(octet / 64)] |= bit(octet);
+        self.count();
+    }
+
+    /// Makes `octet` no member.
+    pub(crate) fn remove(&mut self, octet: u8) {
+        self.words[usize::from(octet / 64)] &= !bit(octet);
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let [first, second, third, _] = self.words.map(ones);
+        self.before = [0, first, first + second, first + second + third];
     }
 }
 
-impl<const WORDS: usize> BitSet<WORDS> {
-    /// The rank of `number`, if it is a member.
-    #[inline]
-    pub(crate) fn rank(&self, number: usize) -> Option<usize> {
-        let word = *self.words.get(number / 64)?;
-        (word >> (number % 64) & 1 != 0).then(|| self.position(number))
-    }
-
-    /// How many members are smaller than `number`: the rank that it has or would have.
-    #[inline]
-    pub(crate) fn position(&self, number: usize) -> usize {
-        let smaller = self.words[number / 64] & ((1 << (number % 64)) - 1);
-        usize::from(self.before[number / 64]) + smaller.count_ones() as usize
-    }
-
-    /// Makes `number` a member; false if it was one.
-    pub(crate) fn insert(&mut self, number: usize) -> bool {
-        let bit = 1 << (number % 64);
-        let new = self.words[number / 64] & bit == 0;
-        if new {
-            self.words[number / 64] |= bit;
-            self.before[number / 64 + 1..].iter_mut().for_each(|before| *before += 1);
+impl FromIterator<u8> for OctetSet {
+    fn from_iter<I: IntoIterator<Item = u8>>(octets: I) -> Self {
+        let mut set = Self::default();
+        for octet in octets {
+            set.words[usize::from(octet / 64)] |= bit(octet);
         }
-        new
+        set.count();
+        set
+    }
+}
+
+fn bit(octet: u8) -> u64 {
+    1 << (octet % 64)
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "at most 64")]
+fn ones(word: u64) -> u8 {
+    word.count_ones() as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn agrees(set: &OctetSet, model: &BTreeSet<u8>) {
+        for octet in 0..=255 {
+            let up_to = model.range(..=octet).count();
+            assert_eq!(set.up_to(octet), up_to, "{octet}");
+            assert_eq!(set.place(octet), model.contains(&octet).then(|| up_to - 1), "{octet}");
+        }
     }
 
-    /// Makes `number` no member; nothing happens if it was none.
-    pub(crate) fn remove(&mut self, number: usize) {
-        let bit = 1 << (number % 64);
-        if self.words[number / 64] & bit != 0 {
-            self.words[number / 64] &= !bit;
-            self.before[number / 64 + 1..].iter_mut().for_each(|before| *before -= 1);
+    #[test]
+    fn all_octets() {
+        agrees(&(0..=255).collect(), &(0..=255).collect());
+    }
+
+    proptest! {
+        #[test]
+        fn is_a_set(steps in proptest::collection::vec((any::<u8>(), any::<bool>()), 0..300)) {
+            let (mut set, mut model) = (OctetSet::default(), BTreeSet::new());
+            for (octet, insert) in steps {
+                if insert {
+                    set.insert(octet);
+                    model.insert(octet);
+                } else {
+                    set.remove(octet);
+                    model.remove(&octet);
+                }
+            }
+            agrees(&set, &model);
+            agrees(&model.iter().copied().collect(), &model);
         }
     }
 }

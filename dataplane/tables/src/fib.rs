@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnetwork::Ipv4Network;
 
-use crate::bits::BitSet;
+use crate::bits::OctetSet;
 use crate::ids::AdjacencyId;
 
 /// Levels of the trie, each for one octet of an address.
@@ -13,10 +13,11 @@ const LEVELS: usize = 4;
 
 /// Destination prefixes and the adjacencies they lead to.
 ///
-/// A tree bitmap: a trie with a node per octet, in which a node keeps its prefixes and its children as
-/// bit sets beside dense arrays. Every prefix is stored once, in the node that it ends in, and not spread
-/// over what it covers. So a change copies the nodes on its path, four at most, whatever it covers and
-/// however many routes there are, and what a removed route had covered needs no restoring.
+/// A trie with a node per octet. Within a node, prefixes are spread over the octets they cover, so that a
+/// lookup decides a level at once; but never into the nodes below, where a lookup that finds nothing comes
+/// back up. So a change copies the nodes on its path, four at most, whatever it covers and however many
+/// routes there are. Nodes keep only what differs: children that exist, and runs of octets with the same
+/// adjacency.
 ///
 /// A clone costs one reference count.
 #[derive(Debug, Clone, Default)]
@@ -25,16 +26,25 @@ pub struct Fib {
     len: usize,
 }
 
-/// What a node's octet decides.
+/// What one octet of an address decides.
 #[derive(Debug, Clone, Default)]
+#[repr(C)]
 struct Node {
-    /// The next level, by octet.
-    children: BitSet<4>,
-    /// The prefixes that end in this octet, by [`Place::position`].
-    prefixes: BitSet<8>,
-    child: Vec<Arc<Self>>,
-    adjacency: Vec<AdjacencyId>,
+    /// The octets that the next level knows more about.
+    onward: OctetSet,
+    /// The nodes for these.
+    children: Box<[Arc<Self>]>,
+    /// The octets where another adjacency begins.
+    begins: OctetSet,
+    /// The adjacencies that begin there, [`NONE`] where no prefix covers.
+    runs: Box<[AdjacencyId]>,
+    /// The prefixes that end in this octet, by [`Place::position`] in rising order, which is that of their
+    /// lengths too: what the runs are made from.
+    prefixes: Vec<(usize, AdjacencyId)>,
 }
+
+/// Where a run has no adjacency. No table is so large.
+const NONE: AdjacencyId = AdjacencyId(u32::MAX);
 
 impl Fib {
     /// How many prefixes there are.
@@ -50,15 +60,16 @@ impl Fib {
     /// Where to send what is for `destination`: the adjacency of the longest prefix that covers it.
     #[inline]
     pub fn lookup(&self, destination: Ipv4Addr) -> Option<AdjacencyId> {
-        let mut node = &*self.root;
-        let mut best = None;
-        for octet in destination.octets() {
-            best = node.longest(octet).or(best);
-            let child = node.children.rank(octet.into()).and_then(|rank| node.child.get(rank));
-            let Some(child) = child else { break };
-            node = child;
+        let octets = destination.octets();
+        let mut path = [&*self.root; LEVELS];
+        let mut deepest = 0;
+        while let Some(child) = path[deepest].child(octets[deepest])
+            && deepest + 1 < LEVELS
+        {
+            deepest += 1;
+            path[deepest] = child;
         }
-        best
+        (0..=deepest).rev().find_map(|level| path[level].longest(octets[level]))
     }
 
     /// Leads `prefix` to `adjacency`, instead of where it led before if it did. Host bits are ignored.
@@ -66,20 +77,9 @@ impl Fib {
         let Place { octets, level, position } = place(prefix);
         let mut node = Arc::make_mut(&mut self.root);
         for octet in &octets[..level] {
-            let octet = usize::from(*octet);
-            let slot = node.children.position(octet);
-            if node.children.insert(octet) {
-                node.child.insert(slot, Arc::default());
-            }
-            node = Arc::make_mut(&mut node.child[slot]);
+            node = node.child_mut(*octet);
         }
-        let slot = node.prefixes.position(position);
-        if node.prefixes.insert(position) {
-            node.adjacency.insert(slot, adjacency);
-            self.len += 1;
-        } else {
-            node.adjacency[slot] = adjacency;
-        }
+        self.len += usize::from(node.insert(position, adjacency));
     }
 
     /// Takes `prefix` away; what covers it takes over. Nothing happens if it is not there. Host bits are
@@ -88,7 +88,7 @@ impl Fib {
         let Place { octets, level, position } = place(prefix);
         let path = &octets[..level];
         // Looked up first, so that nothing is copied in vain.
-        if self.root.leads_to(path, position) {
+        if self.root.has(path, position) {
             Arc::make_mut(&mut self.root).remove(path, position);
             self.len -= 1;
         }
@@ -96,48 +96,93 @@ impl Fib {
 }
 
 impl Node {
-    /// The longest prefix here that covers `octet`.
+    #[inline]
+    fn child(&self, octet: u8) -> Option<&Self> {
+        self.children.get(self.onward.place(octet)?).map(|child| &**child)
+    }
+
+    /// The adjacency of the longest prefix here that covers `octet`.
     #[inline]
     fn longest(&self, octet: u8) -> Option<AdjacencyId> {
-        if self.adjacency.is_empty() {
-            return None;
-        }
-        // Halving a position drops the last bit of its prefix: from /8 to /0 of this octet.
-        let mut position = 256 | usize::from(octet);
-        while position > 0 {
-            if let Some(rank) = self.prefixes.rank(position) {
-                return self.adjacency.get(rank).copied();
-            }
-            position >>= 1;
-        }
-        None
+        let run = self.begins.up_to(octet).checked_sub(1)?;
+        self.runs.get(run).copied().filter(|adjacency| *adjacency != NONE)
     }
 
-    fn leads_to(&self, path: &[u8], position: usize) -> bool {
+    /// The child for `octet`, which is made if there is none.
+    fn child_mut(&mut self, octet: u8) -> &mut Self {
+        let place = self.onward.place(octet).unwrap_or_else(|| {
+            let place = self.onward.up_to(octet);
+            self.onward.insert(octet);
+            let mut children = std::mem::take(&mut self.children).into_vec();
+            children.insert(place, Arc::default());
+            self.children = children.into();
+            place
+        });
+        Arc::make_mut(&mut self.children[place])
+    }
+
+    /// Whether there is such a prefix at the end of `path`.
+    fn has(&self, path: &[u8], position: usize) -> bool {
         match path.split_first() {
-            None => self.prefixes.rank(position).is_some(),
-            Some((octet, rest)) => self
-                .children
-                .rank((*octet).into())
-                .is_some_and(|child| self.child[child].leads_to(rest, position)),
+            None => self.find(position).is_ok(),
+            Some((octet, rest)) => self.child(*octet).is_some_and(|child| child.has(rest, position)),
         }
     }
 
-    /// Takes away what is there. Nodes that are left empty go with it.
+    /// True if there was no such prefix yet.
+    fn insert(&mut self, position: usize, adjacency: AdjacencyId) -> bool {
+        let found = self.find(position);
+        match found {
+            Ok(index) => self.prefixes[index].1 = adjacency,
+            Err(index) => self.prefixes.insert(index, (position, adjacency)),
+        }
+        self.lay_out();
+        found.is_err()
+    }
+
+    /// Takes away what is at the end of `path`. Nodes that are left empty go with it.
     fn remove(&mut self, path: &[u8], position: usize) {
         let Some((octet, rest)) = path.split_first() else {
-            let slot = self.prefixes.position(position);
-            self.prefixes.remove(position);
-            self.adjacency.remove(slot);
+            if let Ok(index) = self.find(position) {
+                self.prefixes.remove(index);
+                self.lay_out();
+            }
             return;
         };
-        let slot = self.children.position((*octet).into());
-        let child = Arc::make_mut(&mut self.child[slot]);
+        let Some(place) = self.onward.place(*octet) else { return };
+        let child = Arc::make_mut(&mut self.children[place]);
         child.remove(rest, position);
-        if child.child.is_empty() && child.adjacency.is_empty() {
-            self.children.remove((*octet).into());
-            self.child.remove(slot);
+        if child.children.is_empty() && child.prefixes.is_empty() {
+            self.onward.remove(*octet);
+            let mut children = std::mem::take(&mut self.children).into_vec();
+            children.remove(place);
+            self.children = children.into();
         }
+    }
+
+    fn find(&self, position: usize) -> Result<usize, usize> {
+        self.prefixes.binary_search_by_key(&position, |(position, _)| *position)
+    }
+
+    /// Makes the runs anew from the prefixes: shorter ones first, so that longer ones cover them.
+    fn lay_out(&mut self) {
+        let mut octets = [NONE; 256];
+        for (position, adjacency) in &self.prefixes {
+            let bits = position.ilog2();
+            let first = (position << (8 - bits)) & 0xff;
+            octets[first..first + (256 >> bits)].fill(*adjacency);
+        }
+        let mut last = NONE;
+        let mut runs = Vec::new();
+        self.begins = (0..=255)
+            .zip(octets)
+            .filter(|(_, adjacency)| std::mem::replace(&mut last, *adjacency) != *adjacency)
+            .map(|(octet, adjacency)| {
+                runs.push(adjacency);
+                octet
+            })
+            .collect();
+        self.runs = runs.into();
     }
 }
 
