@@ -212,3 +212,6 @@ impl Engine {
         self.tables.publish();
     }
 }
+
+#[cfg(test)]
+mod tests;
