@@ -1,6 +1,6 @@
-//! Bursts of jobs, and the jobs of one suite among them.
+//! Bursts of jobs, and the jobs of one kind among them.
 
-use crate::suite::Suite;
+use crate::sa::Kind;
 
 /// Jobs that go through the kernels together; longer batches are cut into bursts of this many.
 pub(crate) const BURST: usize = 64;
@@ -18,20 +18,20 @@ impl Members {
         self.0 >> index & 1 != 0
     }
 
-    /// Takes out the first member, and all that have its suite: kernels run on one suite at a time.
-    pub(crate) fn take_suite(&mut self, suite_of: impl Fn(usize) -> Suite) -> Option<(Suite, Self)> {
+    /// Takes out the first member, and all of its kind: a kernel runs on one kind at a time.
+    pub(crate) fn take_kind(&mut self, kind_of: impl Fn(usize) -> Kind) -> Option<(Kind, Self)> {
         if self.0 == 0 {
             return None;
         }
-        let suite = suite_of(self.0.trailing_zeros() as usize);
+        let kind = kind_of(self.0.trailing_zeros() as usize);
         let mut taken = Self::default();
         for index in (0..BURST).filter(|&i| self.contains(i)) {
-            if suite_of(index) == suite {
+            if kind_of(index) == kind {
                 taken.insert(index);
             }
         }
         self.0 &= !taken.0;
-        Some((suite, taken))
+        Some((kind, taken))
     }
 
     /// The jobs of `burst` that are members.

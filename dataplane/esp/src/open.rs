@@ -5,7 +5,7 @@ use subtle::ConstantTimeEq;
 
 use crate::burst::{BURST, Members};
 use crate::kernel::{self, CbcDecryptLane, GcmOpenLane, MacLane, TAG_MAX};
-use crate::sa::InboundSa;
+use crate::sa::{InboundSa, Kind};
 use crate::suite::TRAILER_LEN;
 use crate::{DUMMY, HEADER_LEN};
 
@@ -139,9 +139,9 @@ pub fn open(jobs: &mut [OpenJob<'_>]) {
                 Err(error) => job.result = Err(error),
             }
         }
-        while let Some((suite, members)) = ready.take_suite(|i| burst[i].sa.suite()) {
-            match suite.integrity() {
-                Some(_) => verify_then_decrypt(burst, members, suite.icv_len()),
+        while let Some((kind, members)) = ready.take_kind(|i| burst[i].sa.kind()) {
+            match kind.suite.integrity() {
+                Some(_) => verify_then_decrypt(burst, members, kind),
                 None => open_aead(burst, members),
             }
         }
@@ -167,8 +167,9 @@ fn open_aead(burst: &mut [OpenJob<'_>], members: Members) {
     }
 }
 
-fn verify_then_decrypt(burst: &mut [OpenJob<'_>], members: Members, icv_len: usize) {
-    let tags = tags(burst, members, icv_len);
+fn verify_then_decrypt(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) {
+    let icv_len = kind.suite.icv_len();
+    let tags = tags(burst, members, kind);
     let mut authentic = Members::default();
     for ((i, job), tag) in members.of_indexed(burst).zip(&tags) {
         let icv = &job.packet[job.packet.len() - icv_len..];
@@ -176,13 +177,14 @@ fn verify_then_decrypt(burst: &mut [OpenJob<'_>], members: Members, icv_len: usi
             authentic.insert(i);
         }
     }
-    decrypt(burst, authentic, icv_len);
+    decrypt(burst, authentic, kind);
     for job in authentic.of(burst) {
         job.result = job.finish();
     }
 }
 
-fn tags(burst: &mut [OpenJob<'_>], members: Members, icv_len: usize) -> ArrayVec<[u8; TAG_MAX], BURST> {
+fn tags(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) -> ArrayVec<[u8; TAG_MAX], BURST> {
+    let icv_len = kind.suite.icv_len();
     let mut lanes = ArrayVec::<MacLane<'_>, BURST>::new();
     for job in members.of(burst) {
         if let Some((_, keys)) = job.sa.keys.cbc() {
@@ -193,7 +195,8 @@ fn tags(burst: &mut [OpenJob<'_>], members: Members, icv_len: usize) -> ArrayVec
     lanes.into_iter().map(|lane| lane.tag).collect()
 }
 
-fn decrypt(burst: &mut [OpenJob<'_>], members: Members, icv_len: usize) {
+fn decrypt(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) {
+    let icv_len = kind.suite.icv_len();
     let mut lanes = ArrayVec::<CbcDecryptLane<'_>, BURST>::new();
     for job in members.of(burst) {
         if let Some((keys, _)) = job.sa.keys.cbc() {
@@ -201,5 +204,5 @@ fn decrypt(burst: &mut [OpenJob<'_>], members: Members, icv_len: usize) {
             lanes.push(CbcDecryptLane { keys, blocks: &mut job.packet[blocks] });
         }
     }
-    kernel::cbc_decrypt(&mut lanes);
+    kernel::cbc_decrypt(kind.kernel, &mut lanes);
 }

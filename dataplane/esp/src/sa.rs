@@ -2,11 +2,18 @@
 
 use std::fmt;
 
-use crate::kernel::{OpenKeys, SealKeys};
+use crate::kernel::{Kernel, OpenKeys, SealKeys};
 use crate::keys::{IvSeed, KeyMaterial};
 use crate::owned::Owned;
 use crate::replay::{ReplayWindow, WindowSize};
 use crate::suite::Suite;
+
+/// What the packets of one kernel run have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) suite: Suite,
+    pub(crate) kernel: Kernel,
+}
 
 /// The sending half of a pair of SAs: keys, sequence number, counters.
 ///
@@ -20,7 +27,7 @@ pub struct OutboundSa {
     pub(crate) keys: SealKeys,
     pub(crate) iv_seed: IvSeed,
     spi: u32,
-    suite: Suite,
+    kind: Kind,
     pub(crate) sent: Sent,
 }
 
@@ -44,11 +51,16 @@ pub struct OutboundCounters {
 impl OutboundSa {
     /// Expands the keys. `spi` is the peer's choice; `iv_seed` must be fresh random bytes.
     pub fn new(spi: u32, keys: &KeyMaterial, iv_seed: IvSeed) -> Self {
+        Self::for_kernel(Kernel::best(), spi, keys, iv_seed)
+    }
+
+    /// The same for a certain kernel, to measure and compare them.
+    pub fn for_kernel(kernel: Kernel, spi: u32, keys: &KeyMaterial, iv_seed: IvSeed) -> Self {
         Self {
-            keys: SealKeys::for_sealing(keys),
+            keys: SealKeys::for_sealing(kernel, keys),
             iv_seed,
             spi,
-            suite: keys.suite(),
+            kind: Kind { suite: keys.suite(), kernel },
             sent: Sent { sequence: Owned::new(0), bytes: Owned::new(0) },
         }
     }
@@ -60,7 +72,12 @@ impl OutboundSa {
 
     /// Its cipher suite.
     pub fn suite(&self) -> Suite {
-        self.suite
+        self.kind.suite
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Number of the last packet sealed; 0 before the first. At `u32::MAX` the SA refuses to send
@@ -101,7 +118,7 @@ impl Sent {
 /// Shows which SA it is; never a key.
 impl fmt::Debug for OutboundSa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OutboundSa({:#010x}, {})", self.spi, self.suite)
+        write!(f, "OutboundSa({:#010x}, {})", self.spi, self.kind.suite)
     }
 }
 
@@ -114,7 +131,7 @@ impl fmt::Debug for OutboundSa {
 pub struct InboundSa {
     pub(crate) keys: OpenKeys,
     spi: u32,
-    suite: Suite,
+    kind: Kind,
     pub(crate) window: ReplayWindow,
     pub(crate) received: Received,
 }
@@ -149,10 +166,15 @@ pub struct InboundCounters {
 impl InboundSa {
     /// Expands the keys. `spi` is our choice.
     pub fn new(spi: u32, keys: &KeyMaterial, window: WindowSize) -> Self {
+        Self::for_kernel(Kernel::best(), spi, keys, window)
+    }
+
+    /// The same for a certain kernel, to measure and compare them.
+    pub fn for_kernel(kernel: Kernel, spi: u32, keys: &KeyMaterial, window: WindowSize) -> Self {
         Self {
-            keys: OpenKeys::for_opening(keys),
+            keys: OpenKeys::for_opening(kernel, keys),
             spi,
-            suite: keys.suite(),
+            kind: Kind { suite: keys.suite(), kernel },
             window: ReplayWindow::new(window),
             received: Received::default(),
         }
@@ -165,7 +187,12 @@ impl InboundSa {
 
     /// Its cipher suite.
     pub fn suite(&self) -> Suite {
-        self.suite
+        self.kind.suite
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Highest sequence number accepted; 0 before the first packet.
@@ -189,6 +216,6 @@ impl InboundSa {
 /// Shows which SA it is; never a key.
 impl fmt::Debug for InboundSa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InboundSa({:#010x}, {})", self.spi, self.suite)
+        write!(f, "InboundSa({:#010x}, {})", self.spi, self.kind.suite)
     }
 }

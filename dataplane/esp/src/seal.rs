@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use crate::HEADER_LEN;
 use crate::burst::{BURST, Members};
 use crate::kernel::{self, CbcEncryptLane, GcmSealLane, MacLane};
-use crate::sa::OutboundSa;
+use crate::sa::{Kind, OutboundSa};
 use crate::suite::TRAILER_LEN;
 
 /// One packet to seal.
@@ -86,11 +86,11 @@ pub fn seal(jobs: &mut [SealJob<'_>]) {
                 Err(error) => job.result = Err(error),
             }
         }
-        while let Some((suite, members)) = ready.take_suite(|i| burst[i].sa.suite()) {
-            match suite.integrity() {
+        while let Some((kind, members)) = ready.take_kind(|i| burst[i].sa.kind()) {
+            match kind.suite.integrity() {
                 Some(_) => {
-                    encrypt(burst, members, suite.icv_len());
-                    authenticate(burst, members, suite.icv_len());
+                    encrypt(burst, members, kind);
+                    authenticate(burst, members, kind);
                 }
                 None => seal_aead(burst, members),
             }
@@ -109,7 +109,8 @@ fn seal_aead(burst: &mut [SealJob<'_>], members: Members) {
     kernel::gcm_seal(&mut lanes);
 }
 
-fn encrypt(burst: &mut [SealJob<'_>], members: Members, icv_len: usize) {
+fn encrypt(burst: &mut [SealJob<'_>], members: Members, kind: Kind) {
+    let icv_len = kind.suite.icv_len();
     let mut lanes = ArrayVec::<CbcEncryptLane<'_>, BURST>::new();
     for job in members.of(burst) {
         if let Some((keys, _)) = job.sa.keys.cbc() {
@@ -117,11 +118,12 @@ fn encrypt(burst: &mut [SealJob<'_>], members: Members, icv_len: usize) {
             lanes.push(CbcEncryptLane { keys, blocks: &mut job.packet[blocks] });
         }
     }
-    kernel::cbc_encrypt(&mut lanes);
+    kernel::cbc_encrypt(kind.kernel, &mut lanes);
 }
 
 /// RFC 4303 section 3.3.2: the ICV is over everything before it, after encryption.
-fn authenticate(burst: &mut [SealJob<'_>], members: Members, icv_len: usize) {
+fn authenticate(burst: &mut [SealJob<'_>], members: Members, kind: Kind) {
+    let icv_len = kind.suite.icv_len();
     let mut lanes = ArrayVec::<MacLane<'_>, BURST>::new();
     let mut icvs = ArrayVec::<&mut [u8], BURST>::new();
     for job in members.of(burst) {

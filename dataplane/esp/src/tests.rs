@@ -13,6 +13,11 @@ struct Pair {
 }
 
 fn pair(suite: Suite, rng: &mut ChaCha8Rng) -> Pair {
+    pair_on([Kernel::best(); 2], suite, rng)
+}
+
+/// The same, with one kernel for sealing and one for opening.
+fn pair_on([seal, open]: [Kernel; 2], suite: Suite, rng: &mut ChaCha8Rng) -> Pair {
     let mut keymat = vec![0; suite.cipher_key_len() + suite.integrity_key_len()];
     rng.fill_bytes(&mut keymat);
     let keys = KeyMaterial::from_keymat(suite, &keymat).unwrap();
@@ -20,8 +25,8 @@ fn pair(suite: Suite, rng: &mut ChaCha8Rng) -> Pair {
     rng.fill_bytes(&mut seed);
     let spi = rng.next_u32();
     Pair {
-        tx: OutboundSa::new(spi, &keys, IvSeed::new(seed)),
-        rx: InboundSa::new(spi, &keys, WindowSize::default()),
+        tx: OutboundSa::for_kernel(seal, spi, &keys, IvSeed::new(seed)),
+        rx: InboundSa::for_kernel(open, spi, &keys, WindowSize::default()),
     }
 }
 
@@ -48,15 +53,23 @@ fn opened(sa: &InboundSa, packet: &mut [u8]) -> Result<Opened, OpenError> {
     job[0].result()
 }
 
+/// A pair of any suite, with any kernel at each end.
+fn random_pair(rng: &mut ChaCha8Rng) -> Pair {
+    let (suites, kernels): (Vec<_>, Vec<_>) = (Suite::all().collect(), Kernel::available().collect());
+    let mut any = |n: usize| rng.next_u32() as usize % n;
+    let (suite, ends) =
+        (suites[any(suites.len())], [kernels[any(kernels.len())], kernels[any(kernels.len())]]);
+    pair_on(ends, suite, rng)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Any mix of suites, SAs and sizes in one batch comes back as it was, in order.
+    /// Any mix of suites, SAs, kernels and sizes in one batch comes back as it was, in order.
     #[test]
     fn batches_round_trip(seed: u64, plan in prop::collection::vec((0usize..40, 0usize..2001), 1..150)) {
         let rng = &mut ChaCha8Rng::seed_from_u64(seed);
-        let suites: Vec<Suite> = Suite::all().collect();
-        let pairs: Vec<Pair> = (0..40).map(|i| pair(suites[i % suites.len()], rng)).collect();
+        let pairs: Vec<Pair> = (0..40).map(|_| random_pair(rng)).collect();
         let mut packets: Vec<Vec<u8>> =
             plan.iter().map(|&(sa, len)| buffer(pairs[sa].tx.suite(), len, rng)).collect();
         let plain = packets.clone();
@@ -92,6 +105,7 @@ proptest! {
     }
 }
 
+mod kernels;
 mod packets;
 mod peers;
 mod vectors;

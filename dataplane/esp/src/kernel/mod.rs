@@ -2,11 +2,19 @@
 //! packet with the expanded keys of its SA. The lanes of a call are all of one suite, and of any
 //! lengths and keys.
 
+mod cbc;
 mod hmac;
 mod portable;
+mod select;
+#[expect(unsafe_code, reason = "vector instructions and loads")]
+mod x86;
 
+pub(crate) use cbc::{
+    CbcDecryptKeys, CbcDecryptLane, CbcEncryptKeys, CbcEncryptLane, cbc_decrypt, cbc_encrypt,
+};
 pub(crate) use hmac::{MacKeys, MacLane, TAG_MAX};
-pub(crate) use portable::{CbcDecryptKeys, CbcEncryptKeys, GcmKeys};
+pub(crate) use portable::GcmKeys;
+pub use select::Kernel;
 
 use crate::keys::{CipherKey, KeyMaterial};
 use crate::suite::{Algorithms, CbcCipher};
@@ -24,23 +32,23 @@ pub(crate) type SealKeys = Keys<CbcEncryptKeys>;
 pub(crate) type OpenKeys = Keys<CbcDecryptKeys>;
 
 impl SealKeys {
-    pub(crate) fn for_sealing(material: &KeyMaterial) -> Self {
-        Self::expand(material, CbcEncryptKeys::new)
+    pub(crate) fn for_sealing(kernel: Kernel, material: &KeyMaterial) -> Self {
+        Self::expand(kernel, material, CbcEncryptKeys::new)
     }
 }
 
 impl OpenKeys {
-    pub(crate) fn for_opening(material: &KeyMaterial) -> Self {
-        Self::expand(material, CbcDecryptKeys::new)
+    pub(crate) fn for_opening(kernel: Kernel, material: &KeyMaterial) -> Self {
+        Self::expand(kernel, material, CbcDecryptKeys::new)
     }
 }
 
 impl<C> Keys<C> {
-    fn expand(material: &KeyMaterial, cbc: fn(CbcCipher, &CipherKey) -> C) -> Self {
+    fn expand(kernel: Kernel, material: &KeyMaterial, cbc: fn(Kernel, CbcCipher, &CipherKey) -> C) -> Self {
         let key = material.cipher();
         match material.suite().algorithms() {
             Algorithms::EncryptThenMac(cipher, integrity) => {
-                Self::EncryptThenMac(cbc(cipher, key), MacKeys::new(integrity, material.integrity()))
+                Self::EncryptThenMac(cbc(kernel, cipher, key), MacKeys::new(integrity, material.integrity()))
             }
             Algorithms::Aead(cipher) => Self::Aead(GcmKeys::new(cipher, key)),
         }
@@ -63,21 +71,6 @@ impl<C> Keys<C> {
     }
 }
 
-/// One packet to encrypt under a CBC suite.
-pub(crate) struct CbcEncryptLane<'a> {
-    pub(crate) keys: &'a CbcEncryptKeys,
-    /// IV and plaintext, whole blocks. All is encrypted, chained from a block of zeros: so the IV
-    /// becomes the encryption of what stands in its place.
-    pub(crate) blocks: &'a mut [u8],
-}
-
-/// One packet to decrypt under a CBC suite.
-pub(crate) struct CbcDecryptLane<'a> {
-    pub(crate) keys: &'a CbcDecryptKeys,
-    /// IV and ciphertext, whole blocks. What the IV becomes is of no meaning.
-    pub(crate) blocks: &'a mut [u8],
-}
-
 /// One packet to seal under AES-GCM.
 pub(crate) struct GcmSealLane<'a> {
     pub(crate) keys: &'a GcmKeys,
@@ -92,20 +85,6 @@ pub(crate) struct GcmOpenLane<'a> {
     pub(crate) packet: &'a mut [u8],
     /// Set if the ICV is right.
     pub(crate) authentic: bool,
-}
-
-/// Encrypts in place.
-pub(crate) fn cbc_encrypt(lanes: &mut [CbcEncryptLane<'_>]) {
-    for lane in lanes {
-        lane.keys.encrypt(lane.blocks);
-    }
-}
-
-/// Decrypts in place.
-pub(crate) fn cbc_decrypt(lanes: &mut [CbcDecryptLane<'_>]) {
-    for lane in lanes {
-        lane.keys.decrypt(lane.blocks);
-    }
 }
 
 /// Computes the tags.
@@ -126,5 +105,18 @@ pub(crate) fn gcm_seal(lanes: &mut [GcmSealLane<'_>]) {
 pub(crate) fn gcm_open(lanes: &mut [GcmOpenLane<'_>]) {
     for lane in lanes {
         lane.authentic = lane.keys.open(lane.packet);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Key schedule and SHA-1 states of a packet lie in five cache lines in one piece.
+    #[test]
+    fn keys_are_compact() {
+        assert_eq!(size_of::<CbcEncryptKeys>(), 256);
+        assert_eq!(size_of::<CbcDecryptKeys>(), 256);
+        assert!(size_of::<SealKeys>() <= 448, "{}", size_of::<SealKeys>());
     }
 }

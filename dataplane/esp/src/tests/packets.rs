@@ -149,11 +149,13 @@ fn sealed_raw(material: &KeyMaterial, sequence: u32, plain: &[u8]) -> Vec<u8> {
     packet.extend(vec![3; suite.iv_len()]);
     packet.extend(plain);
     packet.extend(vec![0; suite.icv_len()]);
-    match kernel::SealKeys::for_sealing(material) {
+    let kernel = Kernel::best();
+    match kernel::SealKeys::for_sealing(kernel, material) {
         kernel::Keys::Aead(keys) => keys.seal(&mut packet),
         kernel::Keys::EncryptThenMac(cbc, mac) => {
             let end = packet.len() - suite.icv_len();
-            cbc.encrypt(&mut packet[HEADER_LEN..end]);
+            let lane = kernel::CbcEncryptLane { keys: &cbc, blocks: &mut packet[HEADER_LEN..end] };
+            kernel::cbc_encrypt(kernel, &mut [lane]);
             let tag = mac.tag(&packet[..end]);
             packet[end..].copy_from_slice(&tag[..suite.icv_len()]);
         }

@@ -1,0 +1,116 @@
+//! Nanoseconds per packet of every kernel that this CPU can run, side by side.
+//!
+//! `cargo bench -p dmvpn-esp -- [SUITE ...]`. Every packet is of another SA out of 2048, in bursts of
+//! 32. The kernels take turns round by round, so that noise meets all of them; the figure is the
+//! median of the rounds, and in brackets how many times faster than the portable kernel that is.
+
+use std::time::{Duration, Instant};
+
+use dmvpn_esp::{
+    InboundSa, IvSeed, Kernel, KeyMaterial, OpenJob, OutboundSa, SealJob, Suite, WindowSize, open, seal,
+};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+const SAS: usize = 2048;
+const BURST: usize = 32;
+const PACKETS: usize = 8 * BURST;
+const SIZES: [usize; 5] = [64, 256, 576, 1024, 1400];
+const TIME_PER_CASE: Duration = Duration::from_millis(1500);
+
+/// Everything that one kernel works on.
+struct Bench {
+    tx: Vec<OutboundSa>,
+    rx: Vec<InboundSa>,
+    packets: Vec<Vec<u8>>,
+    /// Nanoseconds per packet, by round.
+    seal: Vec<f64>,
+    open: Vec<f64>,
+}
+
+fn main() {
+    let names: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let names =
+        if names.is_empty() { ["aes256-sha1", "aes256gcm"].map(String::from).to_vec() } else { names };
+    for (i, kernel) in Kernel::available().enumerate() {
+        println!("kernel {i}: {kernel}");
+    }
+    for name in names {
+        match name.parse() {
+            Ok(suite) => table(suite),
+            Err(error) => println!("{name}: {error}"),
+        }
+    }
+}
+
+fn table(suite: Suite) {
+    println!("\n{suite}, ns per packet");
+    for size in SIZES {
+        let rng = &mut ChaCha8Rng::seed_from_u64(size as u64);
+        let mut benches: Vec<Bench> =
+            Kernel::available().map(|kernel| Bench::new(kernel, suite, size)).collect();
+        let begin = Instant::now();
+        while begin.elapsed() < TIME_PER_CASE {
+            let order: Vec<usize> = (0..PACKETS).map(|_| rng.next_u32() as usize % SAS).collect();
+            for bench in &mut benches {
+                bench.round(&order, size);
+            }
+        }
+        for (what, pick) in [("seal", Bench::seal as fn(&mut Bench) -> f64), ("open", Bench::open)] {
+            let figures: Vec<f64> = benches.iter_mut().map(pick).collect();
+            let cells: Vec<String> =
+                figures.iter().map(|ns| format!("{ns:8.0} ({:5.2})", figures[0] / ns)).collect();
+            println!("{size:5} B {what}: {}", cells.join(" "));
+        }
+    }
+}
+
+impl Bench {
+    fn new(kernel: Kernel, suite: Suite, size: usize) -> Self {
+        let rng = &mut ChaCha8Rng::seed_from_u64(1);
+        let (mut tx, mut rx) = (Vec::new(), Vec::new());
+        for spi in (0..).take(SAS) {
+            let mut keymat = vec![0; suite.cipher_key_len() + suite.integrity_key_len()];
+            rng.fill_bytes(&mut keymat);
+            let Ok(keys) = KeyMaterial::from_keymat(suite, &keymat) else { continue };
+            tx.push(OutboundSa::for_kernel(kernel, spi, &keys, IvSeed::new([7; 16])));
+            rx.push(InboundSa::for_kernel(kernel, spi, &keys, WindowSize::default()));
+        }
+        let packets = vec![vec![0x42; suite.sealed_len(size)]; PACKETS];
+        Self { tx, rx, packets, seal: Vec::new(), open: Vec::new() }
+    }
+
+    /// Seals and opens every packet once.
+    fn round(&mut self, order: &[usize], size: usize) {
+        let begin = Instant::now();
+        for (packets, order) in self.packets.chunks_mut(BURST).zip(order.chunks(BURST)) {
+            let jobs = packets.iter_mut().zip(order);
+            let mut jobs: Vec<_> = jobs.map(|(p, &sa)| SealJob::new(&self.tx[sa], p, size, 47)).collect();
+            seal(&mut jobs);
+            assert!(jobs.iter().all(|job| job.result().is_ok()));
+        }
+        let sealed = Instant::now();
+        for (packets, order) in self.packets.chunks_mut(BURST).zip(order.chunks(BURST)) {
+            let jobs = packets.iter_mut().zip(order);
+            let mut jobs: Vec<_> = jobs.map(|(p, &sa)| OpenJob::new(&self.rx[sa], p)).collect();
+            open(&mut jobs);
+            assert!(jobs.iter().all(|job| job.result().is_ok()));
+        }
+        let ns = |time: Duration| time.as_nanos() as f64 / PACKETS as f64;
+        self.open.push(ns(sealed.elapsed()));
+        self.seal.push(ns(sealed - begin));
+    }
+
+    fn seal(&mut self) -> f64 {
+        median(&mut self.seal)
+    }
+
+    fn open(&mut self) -> f64 {
+        median(&mut self.open)
+    }
+}
+
+fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}

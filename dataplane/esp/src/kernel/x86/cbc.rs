@@ -1,0 +1,342 @@
+//! AES-CBC: encryption with a packet in each lane, decryption of many blocks of a packet at once.
+
+use std::arch::x86_64::*;
+
+use super::aes::{ROUND_KEYS, Schedule};
+use super::{Block, load, load_256, load_512, store, store_256, store_512};
+
+/// A packet: its key and its blocks, the first of which is where the IV goes.
+pub(crate) type Job<'a> = (&'a Schedule, &'a mut [Block]);
+
+/// Packets being encrypted, one to a lane, each chained for itself.
+#[repr(C, align(64))]
+struct Lanes<const N: usize> {
+    /// Round keys by round and lane, so that neighbouring lanes load as one register.
+    keys: [[Block; N]; ROUND_KEYS],
+    /// Last ciphertext block.
+    chain: [Block; N],
+    /// Next block.
+    at: [*mut Block; N],
+    /// 1, or 0 for an idle lane, which works on the same spare block again and again.
+    step: [usize; N],
+}
+
+/// Encrypts so many blocks in every lane.
+///
+/// # Safety
+/// From `at` on, every lane must have that many blocks (an idle one, one block) that nothing else
+/// refers to, and the CPU the features that the function is for.
+type Run<const N: usize> = unsafe fn(&mut Lanes<N>, rounds: usize, blocks: usize);
+
+/// Encrypts whole packets in place, chained from a block of zeros, over 512-bit registers.
+#[target_feature(enable = "avx512f,vaes")]
+pub(crate) fn encrypt_512(jobs: &mut [Job<'_>]) {
+    encrypt(jobs, run_512);
+}
+
+/// The same over 256-bit registers.
+#[target_feature(enable = "avx2,vaes")]
+pub(crate) fn encrypt_256(jobs: &mut [Job<'_>]) {
+    encrypt(jobs, run_256);
+}
+
+/// The same over 128-bit registers.
+#[target_feature(enable = "avx,aes")]
+pub(crate) fn encrypt_128(jobs: &mut [Job<'_>]) {
+    encrypt(jobs, run_128);
+}
+
+/// Keeps the lanes filled: runs all of them to the end of the shortest, then refills. Long packets go
+/// first, so that no lane is left alone with one at the end. The jobs of a call share one key length.
+#[inline]
+fn encrypt<const N: usize>(jobs: &mut [Job<'_>], run: Run<N>) {
+    let Some(rounds) = jobs.first().map(|job| job.0.rounds()) else { return };
+    jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.1.len()));
+    let mut spare = [0; 16];
+    let spare = &raw mut spare;
+    let mut lanes =
+        Lanes { keys: [[[0; 16]; N]; ROUND_KEYS], chain: [[0; 16]; N], at: [spare; N], step: [0; N] };
+    // Blocks left, 0 in an idle lane.
+    let mut left = [0; N];
+    let mut waiting = jobs.iter_mut().filter(|job| !job.1.is_empty());
+    loop {
+        for lane in 0..N {
+            if left[lane] != 0 {
+                continue;
+            }
+            match waiting.next() {
+                Some((schedule, blocks)) => {
+                    for (row, key) in lanes.keys.iter_mut().zip(schedule.round_keys()) {
+                        row[lane] = *key;
+                    }
+                    lanes.chain[lane] = [0; 16];
+                    lanes.at[lane] = blocks.as_mut_ptr();
+                    lanes.step[lane] = 1;
+                    left[lane] = blocks.len();
+                }
+                None => {
+                    lanes.at[lane] = spare;
+                    lanes.step[lane] = 0;
+                }
+            }
+        }
+        let Some(blocks) = left.into_iter().filter(|&left| left != 0).min() else { return };
+        // SAFETY: every busy lane points into its own job's blocks, `left` of which remain, and
+        // `blocks` is the least of these; an idle lane points to `spare`. The caller has the features
+        // of `run`.
+        unsafe { run(&mut lanes, rounds, blocks) };
+        for left in &mut left {
+            *left = left.saturating_sub(blocks);
+        }
+    }
+}
+
+/// # Safety
+/// As for [`Run`], with AVX-512F and VAES.
+#[target_feature(enable = "avx512f,vaes")]
+unsafe fn run_512(lanes: &mut Lanes<16>, rounds: usize, blocks: usize) {
+    let Lanes { keys, chain, at, step } = lanes;
+    let (keys, last) = (&keys[..rounds], &keys[rounds]);
+    let mut s: [__m512i; 4] = std::array::from_fn(|i| load_512(chain, i));
+    for _ in 0..blocks {
+        for (i, s) in s.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for the block that each lane is at.
+            let block = |lane: usize| unsafe { _mm_loadu_si128(at[4 * i + lane].cast()) };
+            let mut text = _mm512_castsi128_si512(block(0));
+            text = _mm512_inserti32x4::<1>(text, block(1));
+            text = _mm512_inserti32x4::<2>(text, block(2));
+            text = _mm512_inserti32x4::<3>(text, block(3));
+            *s = _mm512_ternarylogic_epi64::<0x96>(*s, text, load_512(&keys[0], i));
+        }
+        for key in &keys[1..] {
+            for (i, s) in s.iter_mut().enumerate() {
+                *s = _mm512_aesenc_epi128(*s, load_512(key, i));
+            }
+        }
+        for (i, s) in s.iter_mut().enumerate() {
+            *s = _mm512_aesenclast_epi128(*s, load_512(last, i));
+            let parts = [
+                _mm512_castsi512_si128(*s),
+                _mm512_extracti32x4_epi32::<1>(*s),
+                _mm512_extracti32x4_epi32::<2>(*s),
+                _mm512_extracti32x4_epi32::<3>(*s),
+            ];
+            for (lane, part) in (4 * i..).zip(parts) {
+                // SAFETY: the caller vouches for the block that each lane is at, and for the next.
+                unsafe {
+                    _mm_storeu_si128(at[lane].cast(), part);
+                    at[lane] = at[lane].add(step[lane]);
+                }
+            }
+        }
+    }
+    for (chain, s) in chain.as_chunks_mut().0.iter_mut().zip(s) {
+        store_512(chain, s);
+    }
+}
+
+/// # Safety
+/// As for [`Run`], with AVX2 and VAES.
+#[target_feature(enable = "avx2,vaes")]
+unsafe fn run_256(lanes: &mut Lanes<16>, rounds: usize, blocks: usize) {
+    let Lanes { keys, chain, at, step } = lanes;
+    let (keys, last) = (&keys[..rounds], &keys[rounds]);
+    let mut s: [__m256i; 8] = std::array::from_fn(|i| load_256(chain, i));
+    for _ in 0..blocks {
+        for (i, s) in s.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for the block that each lane is at.
+            let block = |lane: usize| unsafe { _mm_loadu_si128(at[2 * i + lane].cast()) };
+            let text = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(block(0)), block(1));
+            *s = _mm256_xor_si256(_mm256_xor_si256(*s, text), load_256(&keys[0], i));
+        }
+        for key in &keys[1..] {
+            for (i, s) in s.iter_mut().enumerate() {
+                *s = _mm256_aesenc_epi128(*s, load_256(key, i));
+            }
+        }
+        for (i, s) in s.iter_mut().enumerate() {
+            *s = _mm256_aesenclast_epi128(*s, load_256(last, i));
+            let parts = [_mm256_castsi256_si128(*s), _mm256_extracti128_si256::<1>(*s)];
+            for (lane, part) in (2 * i..).zip(parts) {
+                // SAFETY: the caller vouches for the block that each lane is at, and for the next.
+                unsafe {
+                    _mm_storeu_si128(at[lane].cast(), part);
+                    at[lane] = at[lane].add(step[lane]);
+                }
+            }
+        }
+    }
+    for (chain, s) in chain.as_chunks_mut().0.iter_mut().zip(s) {
+        store_256(chain, s);
+    }
+}
+
+/// # Safety
+/// As for [`Run`], with AVX and AES-NI.
+#[target_feature(enable = "avx,aes")]
+unsafe fn run_128(lanes: &mut Lanes<8>, rounds: usize, blocks: usize) {
+    let Lanes { keys, chain, at, step } = lanes;
+    let (keys, last) = (&keys[..rounds], &keys[rounds]);
+    let mut s: [__m128i; 8] = std::array::from_fn(|i| load(&chain[i]));
+    for _ in 0..blocks {
+        for (i, s) in s.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for the block that each lane is at.
+            let text = unsafe { _mm_loadu_si128(at[i].cast()) };
+            *s = _mm_xor_si128(_mm_xor_si128(*s, text), load(&keys[0][i]));
+        }
+        for key in &keys[1..] {
+            for (i, s) in s.iter_mut().enumerate() {
+                *s = _mm_aesenc_si128(*s, load(&key[i]));
+            }
+        }
+        for (i, s) in s.iter_mut().enumerate() {
+            *s = _mm_aesenclast_si128(*s, load(&last[i]));
+            // SAFETY: the caller vouches for the block that each lane is at, and for the next.
+            unsafe {
+                _mm_storeu_si128(at[i].cast(), *s);
+                at[i] = at[i].add(step[i]);
+            }
+        }
+    }
+    for (chain, s) in chain.iter_mut().zip(s) {
+        store(chain, s);
+    }
+}
+
+/// Decrypts whole packets in place over 512-bit registers. The first block of each is the IV, and is
+/// left as it is.
+///
+/// From the end to the beginning, so that the ciphertext before a piece is still there to be XORed.
+#[target_feature(enable = "avx512f,vaes")]
+pub(crate) fn decrypt_512(jobs: &mut [Job<'_>]) {
+    for (schedule, blocks) in jobs {
+        let mut end = blocks.len();
+        while end > 1 {
+            let start = end.saturating_sub(16).max(1);
+            let piece = &mut blocks[start - 1..end];
+            match (end - start).div_ceil(4) {
+                1 => piece_512::<1>(schedule, piece),
+                2 => piece_512::<2>(schedule, piece),
+                3 => piece_512::<3>(schedule, piece),
+                _ => piece_512::<4>(schedule, piece),
+            }
+            end = start;
+        }
+    }
+}
+
+/// Decrypts all of `piece` but its first block, up to `4 * V` blocks.
+#[target_feature(enable = "avx512f,vaes")]
+#[inline]
+fn piece_512<const V: usize>(schedule: &Schedule, piece: &mut [Block]) {
+    let blocks = piece.len() - 1;
+    let (keys, last) = schedule.split();
+    let key = |key: &Block| _mm512_broadcast_i32x4(load(key));
+    // Quadwords of each register that are part of the piece.
+    let masks: [u8; V] = std::array::from_fn(|i| {
+        let quads = (2 * blocks.saturating_sub(4 * i)).min(8);
+        ((1u16 << quads) - 1).to_le_bytes()[0]
+    });
+    let previous: *mut i64 = piece.as_mut_ptr().cast();
+    // SAFETY: stays in `piece`, which has `blocks` blocks of two quadwords after the first; what a
+    // mask leaves out is not touched.
+    let text = |i: usize, offset: usize| unsafe {
+        _mm512_maskz_loadu_epi64(masks[i], previous.wrapping_add(8 * i + offset).cast_const())
+    };
+    let mut s: [__m512i; V] = std::array::from_fn(|i| _mm512_xor_si512(text(i, 2), key(&keys[0])));
+    for round_key in &keys[1..] {
+        let round_key = key(round_key);
+        for s in &mut s {
+            *s = _mm512_aesdec_epi128(*s, round_key);
+        }
+    }
+    let s: [__m512i; V] =
+        std::array::from_fn(|i| _mm512_xor_si512(_mm512_aesdeclast_epi128(s[i], key(last)), text(i, 0)));
+    for (i, s) in s.into_iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { _mm512_mask_storeu_epi64(previous.wrapping_add(8 * i + 2), masks[i], s) };
+    }
+}
+
+/// The same over 256-bit registers.
+#[target_feature(enable = "avx2,vaes")]
+pub(crate) fn decrypt_256(jobs: &mut [Job<'_>]) {
+    for (schedule, blocks) in jobs {
+        let mut rest = &mut **blocks;
+        loop {
+            rest = match rest.len() {
+                17.. => piece_256::<8>(schedule, rest),
+                9.. => piece_256::<4>(schedule, rest),
+                5.. => piece_256::<2>(schedule, rest),
+                3.. => piece_256::<1>(schedule, rest),
+                2 => piece_128::<1>(schedule, rest),
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Decrypts the last `2 * V` of more blocks than that, and returns the blocks before them.
+#[target_feature(enable = "avx2,vaes")]
+#[inline]
+fn piece_256<'a, const V: usize>(schedule: &Schedule, blocks: &'a mut [Block]) -> &'a mut [Block] {
+    let (keys, last) = schedule.split();
+    let key = |key: &Block| _mm256_broadcastsi128_si256(load(key));
+    let rest = blocks.len() - 2 * V;
+    let piece = &blocks[rest - 1..];
+    let mut s: [__m256i; V] =
+        std::array::from_fn(|i| _mm256_xor_si256(load_256(&piece[1..], i), key(&keys[0])));
+    for round_key in &keys[1..] {
+        let round_key = key(round_key);
+        for s in &mut s {
+            *s = _mm256_aesdec_epi128(*s, round_key);
+        }
+    }
+    let s: [__m256i; V] = std::array::from_fn(|i| {
+        _mm256_xor_si256(_mm256_aesdeclast_epi128(s[i], key(last)), load_256(piece, i))
+    });
+    let (rest, piece) = blocks.split_at_mut(rest);
+    for (pair, s) in piece.as_chunks_mut().0.iter_mut().zip(s) {
+        store_256(pair, s);
+    }
+    rest
+}
+
+/// The same over 128-bit registers.
+#[target_feature(enable = "avx,aes")]
+pub(crate) fn decrypt_128(jobs: &mut [Job<'_>]) {
+    for (schedule, blocks) in jobs {
+        let mut rest = &mut **blocks;
+        loop {
+            rest = match rest.len() {
+                9.. => piece_128::<8>(schedule, rest),
+                5.. => piece_128::<4>(schedule, rest),
+                2.. => piece_128::<1>(schedule, rest),
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Decrypts the last `V` of more blocks than that, and returns the blocks before them.
+#[target_feature(enable = "avx,aes")]
+#[inline]
+fn piece_128<'a, const V: usize>(schedule: &Schedule, blocks: &'a mut [Block]) -> &'a mut [Block] {
+    let (keys, last) = schedule.split();
+    let rest = blocks.len() - V;
+    let piece = &blocks[rest - 1..];
+    let mut s: [__m128i; V] = std::array::from_fn(|i| _mm_xor_si128(load(&piece[i + 1]), load(&keys[0])));
+    for round_key in &keys[1..] {
+        let round_key = load(round_key);
+        for s in &mut s {
+            *s = _mm_aesdec_si128(*s, round_key);
+        }
+    }
+    let s: [__m128i; V] =
+        std::array::from_fn(|i| _mm_xor_si128(_mm_aesdeclast_si128(s[i], load(last)), load(&piece[i])));
+    let (rest, piece) = blocks.split_at_mut(rest);
+    for (block, s) in piece.iter_mut().zip(s) {
+        store(block, s);
+    }
+    rest
+}

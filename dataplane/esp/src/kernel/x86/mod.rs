@@ -1,0 +1,66 @@
+//! Kernels for x86-64 with AES-NI and better: several packets at once, each under its own key.
+//!
+//! Serial CBC encryption waits for the latency of one AES round after the other, and SHA for that of
+//! its own rounds; so packets of different SAs go side by side, one to a lane. Loops over rounds are
+//! not unrolled on purpose: in straight-line code the compiler would schedule one lane after the other
+//! and lose the overlap.
+
+mod aes;
+pub(crate) mod cbc;
+mod unit;
+
+pub(crate) use aes::Schedule;
+pub(crate) use unit::AesUnit;
+
+use std::arch::x86_64::{
+    __m128i, __m256i, __m512i, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256, _mm256_storeu_si256,
+    _mm512_loadu_si512, _mm512_storeu_si512,
+};
+use std::ptr;
+
+/// An AES block.
+pub(crate) type Block = [u8; 16];
+
+#[inline]
+fn load(block: &Block) -> __m128i {
+    // SAFETY: reads the 16 bytes of `block`; no alignment is asked for. SSE2 is part of x86-64.
+    unsafe { _mm_loadu_si128(ptr::from_ref(block).cast()) }
+}
+
+#[inline]
+fn store(block: &mut Block, value: __m128i) {
+    // SAFETY: writes the 16 bytes of `block`; no alignment is asked for. SSE2 is part of x86-64.
+    unsafe { _mm_storeu_si128(ptr::from_mut(block).cast(), value) }
+}
+
+/// The `i`-th pair of blocks.
+#[target_feature(enable = "avx")]
+#[inline]
+fn load_256(blocks: &[Block], i: usize) -> __m256i {
+    let pair = &blocks[2 * i..][..2];
+    // SAFETY: reads the 32 bytes of `pair`; no alignment is asked for.
+    unsafe { _mm256_loadu_si256(pair.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx")]
+#[inline]
+fn store_256(pair: &mut [Block; 2], value: __m256i) {
+    // SAFETY: writes the 32 bytes of `pair`; no alignment is asked for.
+    unsafe { _mm256_storeu_si256(ptr::from_mut(pair).cast(), value) }
+}
+
+/// The `i`-th four blocks.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_512(blocks: &[Block], i: usize) -> __m512i {
+    let four = &blocks[4 * i..][..4];
+    // SAFETY: reads the 64 bytes of `four`; no alignment is asked for.
+    unsafe { _mm512_loadu_si512(four.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store_512(four: &mut [Block; 4], value: __m512i) {
+    // SAFETY: writes the 64 bytes of `four`; no alignment is asked for.
+    unsafe { _mm512_storeu_si512(ptr::from_mut(four).cast(), value) }
+}

@@ -1,0 +1,65 @@
+//! Proofs that the CPU has what a kernel needs.
+
+use super::{Schedule, cbc};
+
+/// What AES runs on. A value of it exists only where the CPU can do that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AesUnit {
+    /// 128-bit registers: AES-NI and AVX.
+    AesNi,
+    /// 256-bit registers: VAES and AVX2.
+    Vaes256,
+    /// 512-bit registers: VAES and AVX-512.
+    Vaes512,
+}
+
+impl AesUnit {
+    /// Those of this CPU, the fastest last.
+    pub(crate) fn available() -> impl Iterator<Item = Self> {
+        let aes = is_x86_feature_detected!("aes") && is_x86_feature_detected!("avx");
+        let vaes = aes && is_x86_feature_detected!("vaes");
+        [
+            aes.then_some(Self::AesNi),
+            (vaes && is_x86_feature_detected!("avx2")).then_some(Self::Vaes256),
+            (vaes && is_x86_feature_detected!("avx512f")).then_some(Self::Vaes512),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Expands a key of 16, 24 or 32 bytes for encryption.
+    pub(crate) fn encrypting(self, key: &[u8]) -> Schedule {
+        // SAFETY: every unit has AES-NI.
+        unsafe { Schedule::encrypting(key) }
+    }
+
+    /// Expands a key of 16, 24 or 32 bytes for decryption.
+    pub(crate) fn decrypting(self, key: &[u8]) -> Schedule {
+        // SAFETY: every unit has AES-NI.
+        unsafe { Schedule::decrypting(key) }
+    }
+
+    /// Encrypts whole packets in place, chained from a block of zeros. The keys are of one length.
+    pub(crate) fn cbc_encrypt(self, jobs: &mut [cbc::Job<'_>]) {
+        // SAFETY: the unit has the features that its kernel is for.
+        unsafe {
+            match self {
+                Self::AesNi => cbc::encrypt_128(jobs),
+                Self::Vaes256 => cbc::encrypt_256(jobs),
+                Self::Vaes512 => cbc::encrypt_512(jobs),
+            }
+        }
+    }
+
+    /// Decrypts whole packets in place; the first block of each is the IV.
+    pub(crate) fn cbc_decrypt(self, jobs: &mut [cbc::Job<'_>]) {
+        // SAFETY: the unit has the features that its kernel is for.
+        unsafe {
+            match self {
+                Self::AesNi => cbc::decrypt_128(jobs),
+                Self::Vaes256 => cbc::decrypt_256(jobs),
+                Self::Vaes512 => cbc::decrypt_512(jobs),
+            }
+        }
+    }
+}
