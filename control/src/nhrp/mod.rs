@@ -26,9 +26,19 @@ use dmvpn_tables::PeerId;
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
+mod auth;
+mod cache;
+mod client;
+mod complaint;
 mod event;
 mod machine;
 pub mod packet;
+mod paths;
+mod purge;
+mod redirect;
+mod resolution;
+mod responder;
+mod server;
 pub mod show;
 
 pub use event::{Event, Fault, Misbehavior, ResolutionFailure};

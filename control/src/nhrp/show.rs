@@ -5,6 +5,10 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
+use super::client::Server;
+use super::{Kind, Machine};
+use crate::time::Instant;
+
 /// One line of the cache: an overlay address and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CacheEntry {
@@ -108,4 +112,107 @@ pub struct Counters {
     pub refused: u64,
     /// Not sent, since a rate or a bound of [`Limits`](super::Limits) forbids.
     pub limited: u64,
+}
+
+impl Machine {
+    /// The cache, in the order of overlay addresses.
+    pub fn entries(&self, now: Instant) -> Vec<CacheEntry> {
+        let empty = |overlay, kind| CacheEntry {
+            overlay,
+            kind,
+            nbma: None,
+            claimed: None,
+            up: false,
+            unique: false,
+            used: false,
+            expires_in: None,
+        };
+        let local = CacheEntry {
+            nbma: self.public_nbma().or(self.nbma),
+            claimed: self.public_nbma().and(self.nbma),
+            up: self.nbma.is_some(),
+            unique: true,
+            ..empty(self.config.address.ip(), EntryKind::Local)
+        };
+        let known = self.entries.iter().map(|(overlay, entry)| {
+            let used = entry.peer().and_then(|peer| self.paths.get(peer)).and_then(|path| path.used);
+            CacheEntry {
+                overlay: *overlay,
+                kind: match entry.kind {
+                    Kind::Static => EntryKind::Static,
+                    Kind::Nhs => EntryKind::Nhs,
+                    Kind::Dynamic => EntryKind::Dynamic,
+                    Kind::Cached => EntryKind::Cached,
+                },
+                nbma: Some(entry.nbma),
+                claimed: Some(entry.claimed).filter(|claimed| *claimed != entry.nbma),
+                up: entry.bound.is_some(),
+                unique: entry.unique,
+                used: used.is_some_and(|used| entry.lease.is_none_or(|lease| used > lease.renewed)),
+                expires_in: entry.lease.map(|lease| lease.expires().since(now).as_secs()),
+            }
+        });
+        let unknown = |target: &Ipv4Addr| !self.entries.contains_key(target);
+        let incomplete = self
+            .resolutions
+            .keys()
+            .filter(|target| unknown(target))
+            .map(|target| empty(*target, EntryKind::Incomplete));
+        let negative = self
+            .failures
+            .iter()
+            .filter(|(target, failure)| {
+                failure.until > now && unknown(target) && !self.resolutions.contains_key(target)
+            })
+            .map(|(target, failure)| CacheEntry {
+                expires_in: Some(failure.until.since(now).as_secs()),
+                ..empty(*target, EntryKind::Negative)
+            });
+        let mut all: Vec<_> = std::iter::once(local).chain(known).chain(incomplete).chain(negative).collect();
+        all.sort_by_key(|entry| entry.overlay);
+        all
+    }
+
+    /// The next hop servers, in the order of the configuration.
+    pub fn next_hop_servers(&self, now: Instant) -> Vec<NextHopServer> {
+        let state = |server: &Server| match (self.nbma, server.up, self.peer_of(server.overlay)) {
+            (None, ..) => NhsState::Idle,
+            (_, true, _) => NhsState::Up,
+            (_, false, Some(_)) => NhsState::Registering,
+            (_, false, None) => NhsState::Connecting,
+        };
+        self.servers
+            .iter()
+            .map(|server| NextHopServer {
+                overlay: server.overlay,
+                nbma: server.nbma,
+                state: state(server),
+                unanswered: server.unanswered,
+                public: server.public,
+                expires_in: server.registered_until.map(|until| until.since(now).as_secs()),
+            })
+            .collect()
+    }
+
+    /// The shortcuts, in the order of prefixes.
+    pub fn shortcuts(&self, now: Instant) -> Vec<Shortcut> {
+        self.shortcuts
+            .iter()
+            .map(|(prefix, shortcut)| {
+                let entry = self.entries.get(&shortcut.next_hop);
+                Shortcut {
+                    prefix: *prefix,
+                    next_hop: shortcut.next_hop,
+                    nbma: entry.map(|entry| entry.nbma),
+                    up: entry.is_some_and(|entry| entry.bound.is_some()),
+                    expires_in: shortcut.lease.expires().since(now).as_secs(),
+                }
+            })
+            .collect()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
 }
