@@ -46,7 +46,7 @@ fn refuse_shared_ports(draft: &Draft, report: &Report<'_>) {
 }
 
 /// Bytes that one packet buffer takes beside its data: DPDK's header, our own, headroom and rounding.
-const BUFFER_OVERHEAD: u64 = 768;
+const BUFFER_OVERHEAD: u64 = 1536;
 
 /// MiB that DPDK needs beside the packet buffers, for its rings and its own tables.
 const MEMORY_BESIDE: u64 = 32;
@@ -55,7 +55,7 @@ fn refuse_small_memory(draft: &Draft, report: &Report<'_>) {
     let mtu = draft.ethernet.iter().map(|entry| u64::from(entry.ethernet.mtu)).max().unwrap_or(0);
     let dataplane = &draft.dataplane;
     let needed = (u64::from(dataplane.buffers) * (mtu + BUFFER_OVERHEAD)).div_ceil(1 << 20) + MEMORY_BESIDE;
-    if needed > u64::from(dataplane.memory) {
+    if !dataplane.hugepages && needed > u64::from(dataplane.memory) {
         let message = format!(
             "{} packet buffers for an MTU of {mtu} need {needed} MiB, memory is {} MiB",
             dataplane.buffers, dataplane.memory

@@ -345,8 +345,15 @@ fn dataplane(section: Option<Section<'_>>, uses_pci: bool) -> Dataplane {
         dataplane.workers = workers;
     }
     dataplane.idle = section.keyword("idle", &IDLE).or(dataplane.idle);
-    dataplane.memory = section.number("memory", 64..=1 << 20).or(dataplane.memory);
+    let memory = section.number("memory", 64..=1 << 20).located();
     dataplane.hugepages = section.flag("hugepages").or(dataplane.hugepages);
+    if let Some(memory) = memory {
+        if dataplane.hugepages {
+            let help = "hugepages are taken as they are needed; `hugepages = false` does without them";
+            section.report().warning(memory.span(), "this has no effect beside hugepages", help);
+        }
+        dataplane.memory = memory.into_inner();
+    }
     dataplane.buffers = section.number("buffers", 1024..=1 << 22).or(dataplane.buffers);
     section.finish();
     dataplane

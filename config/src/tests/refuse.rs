@@ -179,6 +179,15 @@ fn packets_that_do_not_fit() {
 }
 
 #[test]
+fn memory_is_for_a_box_without_hugepages() {
+    let text = example(HUB).replace("hugepages = false", "hugepages = true");
+    let examined = examine_text(&text.replace("buffers = 16384", "buffers = 500000"), HUB);
+    let [warning] = examined.diagnostics.as_slice() else { panic!("{:?}", examined.diagnostics) };
+    assert_eq!((warning.severity, examined.config.is_some()), (Severity::Warning, true));
+    assert_eq!(warning.excerpt.as_ref().unwrap().offending(), "256");
+}
+
+#[test]
 fn numbers_out_of_range() {
     for (from, to, offending) in [
         ("key = 1", "key = 4294967296", "4294967296"),
