@@ -197,7 +197,8 @@ impl Clerk {
             match listener.accept() {
                 // A client that breaks off harms nobody but itself.
                 Ok((client, _)) => drop(self.attend(&client)),
-                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 // The process has no file descriptors left: some will come back.
                 Err(error) if is_shortage(&error) => thread::sleep(Duration::from_millis(100)),
                 Err(_) => return,

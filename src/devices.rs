@@ -1,0 +1,44 @@
+//! From the configuration to DPDK: packet memory, ports, and the workers' queues.
+
+use anyhow::Context;
+use dmvpn_config::Config;
+use dmvpn_dpdk::{Device, Eal, EalOptions, Memory, Mempool, Port, PortOptions, Queue, Started};
+
+/// What DPDK has set up for us.
+pub(crate) struct Devices {
+    pub(crate) eal: Eal,
+    pub(crate) pool: Mempool,
+    /// The ports, in the order of [`Config::ethernet`].
+    pub(crate) ports: Vec<Port<Started>>,
+    /// For each worker its queue of every port.
+    pub(crate) queues: Vec<Vec<Queue>>,
+}
+
+impl Devices {
+    /// Starts DPDK, and every port with as many queues as there are workers.
+    pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
+        let devices: Vec<Device> =
+            config.ethernet.iter().map(|interface| interface.port.parse()).collect::<Result<_, _>>()?;
+        let memory = match config.dataplane.hugepages {
+            true => Memory::Hugepages,
+            false => Memory::Ordinary(config.dataplane.memory),
+        };
+        let eal = Eal::init(&EalOptions { memory, devices: devices.clone() })?;
+        let largest = config.ethernet.iter().map(|interface| interface.mtu).max().unwrap_or_default();
+        let pool = Mempool::new(&eal, config.dataplane.buffers, largest)?;
+
+        let mut ports = Vec::new();
+        let mut queues: Vec<Vec<Queue>> = config.dataplane.workers.iter().map(|_| Vec::new()).collect();
+        for (interface, device) in config.ethernet.iter().zip(&devices) {
+            let options = PortOptions { queues: u16::try_from(queues.len())?, mtu: interface.mtu };
+            let (port, of_port) = Port::new(device, &pool, options)
+                .and_then(Port::start)
+                .with_context(|| interface.name.clone())?;
+            for (worker, queue) in queues.iter_mut().zip(of_port) {
+                worker.push(queue);
+            }
+            ports.push(port);
+        }
+        Ok(Self { eal, pool, ports, queues })
+    }
+}
