@@ -65,9 +65,11 @@ pub enum Input {
         /// Who may be gone.
         peer: PeerId,
     },
-    /// The first packet came by an inbound SA: the far end sends with it. Optional: without it, the
-    /// switch to a new outbound SA waits for a second.
+    /// The first packet came by an inbound SA: the far end has both SAs of the pair, and sends with its
+    /// own. Optional: without it, the switch to a new outbound SA waits for some seconds.
     InboundUsed {
+        /// The peer it came from.
+        peer: PeerId,
         /// The inbound SA.
         spi: u32,
     },
@@ -130,7 +132,7 @@ pub enum Event {
         /// Where it is now.
         endpoints: Endpoints,
     },
-    /// The peer is gone, and its SAs with it (each removed by an event of its own before this one).
+    /// The peer is gone; its SAs went before, each with an event of its own.
     PeerDown {
         /// Who.
         peer: PeerId,
@@ -143,7 +145,7 @@ pub enum Event {
     },
     /// Accept ESP with this SA.
     InstallInbound(Box<NewSa>),
-    /// Send to the peer with this SA from now on.
+    /// Send to the peer with this SA from now on; keep the ones before it.
     InstallOutbound(Box<NewSa>),
     /// Accept no more ESP with this SPI.
     RemoveInbound {
@@ -154,7 +156,8 @@ pub enum Event {
         /// Our SPI.
         spi: u32,
     },
-    /// Send nothing more with this SA. If it is the one installed last, the peer has no path now.
+    /// Send nothing more with this SA. Use the one that was installed last of those that are left; if
+    /// none is left the peer has no path now.
     RemoveOutbound {
         /// Whose SA it was.
         peer: PeerId,
@@ -303,7 +306,9 @@ impl Reason {
     pub fn fault(self) -> Fault {
         match self {
             Self::Timeout => Fault::Network,
-            Self::NoProposal | Self::Secret | Self::Identity | Self::Selectors | Self::Refused(_) => Fault::Policy,
+            Self::NoProposal | Self::Secret | Self::Identity | Self::Selectors | Self::Refused(_) => {
+                Fault::Policy
+            }
             Self::Authentication | Self::Malformed | Self::KeyExchange | Self::WeakKey => Fault::Peer,
             Self::NotConfigured | Self::Limit | Self::Cancelled => Fault::Local,
         }

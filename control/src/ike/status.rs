@@ -72,6 +72,8 @@ counters! {
     children_up,
     /// Pairs of ESP SAs ended.
     children_down,
+    /// Main modes that others began and did not finish.
+    unfinished,
     /// Exchanges that we began and that failed.
     failed,
     /// Dead peer detection: probes sent.

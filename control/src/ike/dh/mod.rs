@@ -42,7 +42,10 @@ pub(super) struct Ticket(pub(super) u64);
 
 impl fmt::Debug for DhJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DhJob").field("ticket", &self.ticket).field("group", &self.group).finish_non_exhaustive()
+        f.debug_struct("DhJob")
+            .field("ticket", &self.ticket)
+            .field("group", &self.group)
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,7 +82,13 @@ pub(super) struct Public(Vec<u8>);
 pub(super) struct InvalidPublic;
 
 impl DhJob {
-    pub(super) fn new(ticket: Ticket, group: DhGroup, work: Work, source: Ipv4Addr, authenticated: bool) -> Self {
+    pub(super) fn new(
+        ticket: Ticket,
+        group: DhGroup,
+        work: Work,
+        source: Ipv4Addr,
+        authenticated: bool,
+    ) -> Self {
         Self { ticket, group, work, source, authenticated }
     }
 
@@ -114,6 +123,10 @@ impl Public {
             Some(modp) if !modp.in_range(body) => Err(InvalidPublic),
             _ => Ok(Self(body.to_vec())),
         }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 

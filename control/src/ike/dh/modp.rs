@@ -40,7 +40,8 @@ impl Modp {
 
     /// Whether the big-endian `value`, as long as the prime, is in `2..=p - 2`.
     pub(super) fn in_range(&self, value: &[u8]) -> bool {
-        let (Some((last, rest)), Some((prime_last, prime_rest))) = (value.split_last(), self.prime.split_last())
+        let (Some((last, rest)), Some((prime_last, prime_rest))) =
+            (value.split_last(), self.prime.split_last())
         else {
             return false;
         };
