@@ -273,7 +273,7 @@ fn sealed(security: &Security, next_header: u8, payload: &[u8]) -> Site {
     site
 }
 
-fn esp(sa: &OutboundSa, next_header: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn esp(sa: &OutboundSa, next_header: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; sa.suite().sealed_len(payload.len())];
     bytes[sa.suite().payload_offset()..][..payload.len()].copy_from_slice(payload);
     seal(&mut [SealJob::new(sa, &mut bytes, payload.len(), next_header)]);
@@ -331,4 +331,28 @@ fn a_window_later_packets_go_up_again() {
     one_too_many(&mut site, &unroutable);
     run_all(&mut [&mut site]);
     assert_eq!(site.drops(), [(DropReason::Unreachable, 2)]);
+}
+
+#[test]
+fn addresses_are_checked_inside_a_tunnel_too() {
+    for (source, reason) in [
+        (Ipv4Addr::new(127, 0, 0, 1), DropReason::MartianSource),
+        (Ipv4Addr::new(239, 0, 0, 1), DropReason::MartianSource),
+        (overlay_address(1), DropReason::OwnSource),
+        (wan_address(1), DropReason::OwnSource),
+    ] {
+        let inner = packet(source, host(1), b"").bytes();
+        let mut site = sealed(&security(), 47, &[gre(KEY), inner].concat());
+        site.run();
+        assert_eq!((site.drops(), site.host_received()), (vec![(reason, 1)], vec![]));
+    }
+}
+
+#[test]
+fn a_link_broadcast_does_not_become_a_unicast() {
+    let mut site = Site::new(1);
+    let unicast = packet(Ipv4Addr::new(203, 0, 113, 9), host(1), b"").bytes();
+    site.deliver(WAN, &ethernet(MacAddr::BROADCAST, host_mac(9), &unicast));
+    site.run();
+    assert_eq!((site.drops(), site.host_received()), (vec![(DropReason::NotForwarded, 1)], vec![]));
 }

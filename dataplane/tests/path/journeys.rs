@@ -5,6 +5,7 @@ use dmvpn_tables::esp::Suite;
 use dmvpn_tables::{Adjacency, Path, PuntReason};
 use dmvpn_wire::{IpProtocol, View, eth, ipv4, udp};
 
+use crate::drops::{esp, esp_packet, gre, gre_packet, udp_packet};
 use crate::lab::*;
 
 /// Every way of ESP: transport and tunnel mode, with and without a NAT on the way.
@@ -141,6 +142,42 @@ fn no_redirect_unless_the_tunnel_says_so_and_none_for_packets_of_the_hub_itself(
     run_all(&mut [&mut hub, &mut a, &mut b]);
     assert_eq!(b.host_received().len(), 1);
     assert_eq!(hub.punts(), []);
+
+    // And none for a packet that goes back to where it came from.
+    a.snapshot.fib.insert(net("192.168.9.0/24"), tunnel_adjacency(1));
+    a.publish();
+    hub.snapshot.fib.insert(net("192.168.9.0/24"), tunnel_adjacency(2));
+    hub.publish();
+    a.host_sends(&packet(host(2), host(9), b"").with(|fields| fields.ttl = 4).bytes());
+    run_all(&mut [&mut hub, &mut a, &mut b]);
+    let redirects = hub.punts().into_iter().filter(|punt| matches!(punt.reason, PuntReason::Redirect { .. }));
+    assert_eq!(redirects.count(), 0);
+}
+
+#[test]
+fn each_sender_is_told_of_the_shorter_way() {
+    let (mut hub, mut a, mut b, mut c) = (Site::new(1), Site::new(2), Site::new(3), Site::new(4));
+    hub.tunnel(|tunnel| tunnel.redirect = true);
+    for spoke in [&mut a, &mut b, &mut c] {
+        connect(&mut hub, spoke, &security(), 1);
+        spoke.snapshot.fib.insert(net("192.168.0.0/16"), tunnel_adjacency(1));
+        spoke.publish();
+    }
+    for _ in 0..3 {
+        a.host_sends(&packet(host(2), host(4), b"").bytes());
+        b.host_sends(&packet(host(3), host(4), b"").bytes());
+    }
+    run_all(&mut [&mut hub, &mut a, &mut b, &mut c]);
+    assert_eq!(c.host_received().len(), 6);
+    let told: Vec<_> = hub
+        .punts()
+        .into_iter()
+        .filter_map(|punt| match punt.reason {
+            PuntReason::Redirect { peer, .. } => peer,
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, [peer(2), peer(3)], "once each");
 }
 
 #[test]
@@ -177,9 +214,81 @@ fn link_padding_does_not_travel() {
     let (mut a, mut b) = (Site::new(1), Site::new(2));
     connect(&mut a, &mut b, &security(), 1);
     let sent = packet(host(1), host(2), b"x");
+    a.host_sends(&sent.bytes());
     a.host_sends(&[sent.bytes(), vec![0xee; 25]].concat());
-    run_all(&mut [&mut a, &mut b]);
-    assert_eq!(b.host_received(), [sent.after_hops(2)]);
+    let carried = run_all(&mut [&mut a, &mut b]);
+    assert_eq!(carried[0].len(), carried[1].len());
+    assert_eq!(b.host_received(), vec![sent.after_hops(2); 2]);
+}
+
+#[test]
+fn what_follows_a_packet_inside_its_envelope_is_cut_off() {
+    let mut site = Site::new(1);
+    // After an IPv4 packet in GRE.
+    site.tunnel(|tunnel| tunnel.protected = false);
+    site.publish();
+    let sent = packet(host(2), host(1), b"x");
+    let padded = [gre(KEY), sent.bytes(), vec![0xee; 9]].concat();
+    site.wan_sends(&gre_packet(wan_address(2), wan_address(1), &padded));
+    site.run();
+    assert_eq!(site.host_received(), [sent.after_hops(1)]);
+
+    // After UDP's own length.
+    let outbound = receive_from(&mut site, 2, &Security { nat: true, ..security() }, 1);
+    let mut datagram = udp_packet(
+        wan_address(2),
+        wan_address(1),
+        4500,
+        &[esp(&outbound, 47, &[gre(KEY), sent.bytes()].concat()), vec![0xee; 3]].concat(),
+    );
+    let udp_len = u16::try_from(datagram.len() - 20 - 3).unwrap();
+    datagram[24..26].copy_from_slice(&udp_len.to_be_bytes());
+    site.wan_sends(&datagram);
+    site.run();
+    assert_eq!(site.host_received(), [sent.after_hops(1)]);
+
+    // After the inner packet of tunnel mode (RFC 4303 section 2.7); NHRP has no length that would hide it.
+    let outbound = receive_from(&mut site, 2, &Security { tunnel_mode: true, ..security() }, 2);
+    let nhrp = [&[0x20, 0, 0x20, 1, 0, 0, 0, 1], &b"nhrp"[..]].concat();
+    let inner = [gre_packet(wan_address(2), wan_address(1), &nhrp), vec![0; 50]].concat();
+    site.wan_sends(&esp_packet(wan_address(2), wan_address(1), &esp(&outbound, 4, &inner)));
+    site.run();
+    assert_eq!(site.punts().remove(0).packet, b"nhrp");
+    assert_eq!(site.drops(), []);
+}
+
+#[test]
+fn no_two_packets_of_a_tunnel_bear_one_identification() {
+    let (mut a, mut b) = (Site::new(1), Site::new(2));
+    a.tunnel(|tunnel| tunnel.dont_fragment = false);
+    connect(&mut a, &mut b, &security(), 1);
+    for _ in 0..50 {
+        a.host_sends(&packet(host(1), host(2), b"x").bytes());
+    }
+    let carried = run_all(&mut [&mut a, &mut b]);
+    let distinct: std::collections::BTreeSet<_> =
+        carried.iter().map(|frame| outer(frame).identification()).collect();
+    assert_eq!(distinct.len(), 50);
+}
+
+#[test]
+fn a_busy_port_leaves_the_other_its_turn() {
+    let mut site = Site::new(1);
+    site.route("172.16.0.0/12", Adjacency::Neighbor(HOST_NEIGHBOR));
+    site.publish();
+    let flood = packet([203, 0, 113, 5].into(), host(1), b"flood").bytes();
+    site.host_sends(&packet(host(1), [172, 16, 0, 1].into(), b"few").bytes());
+    for _ in 0..2 {
+        while site.workers[0].control.counters.port(WAN).unwrap().rx_packets.value() == 0 {
+            for _ in 0..200 {
+                site.wan_sends(&flood);
+            }
+            site.workers[0].worker.poll(0);
+        }
+        site.workers[0].worker.poll(0);
+    }
+    let received = site.host_received();
+    assert!(any_contains(&received, b"few"), "though a batch of the other port alone fills every poll");
 }
 
 #[test]
@@ -278,4 +387,19 @@ fn a_fragment_is_cut_again_and_options_stay_where_they_belong() {
     assert!(parsed.iter().all(|fragment| fragment.header.more_fragments()));
     assert_eq!(usize::from(parsed[1].header.fragment_offset()), 800 + parsed[0].payload.len());
     assert_eq!([parsed[0].payload, parsed[1].payload].concat(), payload);
+}
+
+#[test]
+fn fragments_that_would_end_beyond_any_packet_are_not_cut_further() {
+    let (mut a, mut b) = (Site::new(1), Site::new(2));
+    connect(&mut a, &mut b, &security(), 1);
+    let mut bytes = packet(host(1), host(2), &[0; 1400]).bytes();
+    // Offset 65528.
+    bytes[6..8].copy_from_slice(&0x1fffu16.to_be_bytes());
+    bytes[10..12].fill(0);
+    let sum = dmvpn_wire::checksum::checksum(&bytes[..20]);
+    bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+    a.host_sends(&bytes);
+    run_all(&mut [&mut a, &mut b]);
+    assert_eq!(a.drops(), [(DropReason::Ipv4Header, 1)]);
 }
