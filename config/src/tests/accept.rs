@@ -349,3 +349,31 @@ fn local_address_follows_the_default_route_without_ipsec() {
     let [warning] = examined.diagnostics.as_slice() else { panic!("one warning") };
     assert!(warning.to_string().contains("no profile protects tun0"), "{warning}");
 }
+
+/// A bogus key in any section makes the loader say which keys it knows: the reference must name them all.
+#[test]
+fn reference_names_every_key() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let reference = std::fs::read_to_string(path).unwrap();
+    let text = example("spoke1.toml")
+        .replace("lifetime = 3600", "lifetime = 3600\n[vpn.ipsec.ike-group.IKE-SPOKE.dead-peer-detection]");
+    // Keys are quoted there, alone or within a path: `a`, `a.b`, `[a.b]`.
+    let words: std::collections::BTreeSet<&str> = reference
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .flat_map(|quoted| quoted.split(['.', '[', ']', '"', ' ']))
+        .collect();
+    let mut count = 0;
+    for header in text.lines().filter(|line| line.starts_with('[')) {
+        let bogus = text.replace(header, &format!("{header}\nzzzzzzzzzzzz = 1"));
+        let diagnostics = examine_text(&bogus, "box.toml").diagnostics;
+        let help =
+            diagnostics.iter().find_map(|of| of.help.as_ref()?.strip_prefix("allowed here: ")).unwrap();
+        for key in help.split(", ") {
+            assert!(words.contains(key), "{key} of {header}");
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count} keys");
+}
