@@ -44,7 +44,7 @@ impl Engine {
             self.ike.handle(now, ike::Input::Alive { peer: id });
         }
         for spi in observed.first_used {
-            self.ike.handle(now, ike::Input::InboundUsed { spi });
+            self.ike.handle(now, ike::Input::InboundUsed { peer: id, spi });
         }
         for spi in observed.near_end {
             self.ike.handle(now, ike::Input::SequenceNearEnd { spi, peer: id });
