@@ -191,7 +191,7 @@ fn tags(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) -> ArrayVec<[u8
             lanes.push(MacLane::new(keys, &job.packet[..job.packet.len() - icv_len]));
         }
     }
-    kernel::mac(&mut lanes);
+    kernel::mac(kind.kernel, &mut lanes);
     lanes.into_iter().map(|lane| lane.tag).collect()
 }
 

@@ -134,7 +134,7 @@ fn authenticate(burst: &mut [SealJob<'_>], members: Members, kind: Kind) {
             job.result = Ok(());
         }
     }
-    kernel::mac(&mut lanes);
+    kernel::mac(kind.kernel, &mut lanes);
     for (icv, lane) in icvs.into_iter().zip(&lanes) {
         icv.copy_from_slice(&lane.tag[..icv_len]);
     }

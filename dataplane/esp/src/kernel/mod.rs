@@ -87,8 +87,11 @@ pub(crate) struct GcmOpenLane<'a> {
     pub(crate) authentic: bool,
 }
 
-/// Computes the tags.
-pub(crate) fn mac(lanes: &mut [MacLane<'_>]) {
+/// Computes the tags. All lanes are for one integrity algorithm.
+pub(crate) fn mac(kernel: Kernel, lanes: &mut [MacLane<'_>]) {
+    if kernel.sha.is_some_and(|unit| unit.hmac(lanes)) {
+        return;
+    }
     for lane in lanes {
         lane.tag = lane.keys.tag(lane.data);
     }

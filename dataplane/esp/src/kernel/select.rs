@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use super::x86::AesUnit;
+use super::x86::{AesUnit, ShaUnit};
 
 /// A set of kernels that this CPU can run; there is no other way to get one than from here. An SA is
 /// made for one, since keys are laid out for it.
@@ -11,18 +11,23 @@ use super::x86::AesUnit;
 pub struct Kernel {
     /// What AES runs on; `None` for the portable kernels.
     pub(crate) aes: Option<AesUnit>,
+    /// What HMAC runs on; `None` for the portable kernels.
+    pub(crate) sha: Option<ShaUnit>,
 }
 
 impl Kernel {
     /// The fastest for this CPU.
     pub fn best() -> Self {
-        static BEST: LazyLock<Kernel> = LazyLock::new(|| Kernel { aes: AesUnit::available().last() });
+        static BEST: LazyLock<Kernel> =
+            LazyLock::new(|| Kernel { aes: AesUnit::available().last(), sha: ShaUnit::available().last() });
         *BEST
     }
 
     /// All that this CPU can run, the portable one first and the fastest last.
     pub fn available() -> impl Iterator<Item = Self> {
-        std::iter::once(None).chain(AesUnit::available().map(Some)).map(|aes| Self { aes })
+        let aes = || std::iter::once(None).chain(AesUnit::available().map(Some));
+        let sha = std::iter::once(None).chain(ShaUnit::available().map(Some));
+        sha.flat_map(move |sha| aes().map(move |aes| Self { aes, sha }))
     }
 }
 
@@ -35,6 +40,10 @@ impl fmt::Display for Kernel {
             Some(AesUnit::Vaes256) => "VAES-256, 16 packets",
             Some(AesUnit::Vaes512) => "VAES-512, 16 packets",
         };
-        write!(f, "AES-CBC {cbc}; HMAC portable; AES-GCM portable; 3DES portable")
+        let sha = match self.sha {
+            None => "portable",
+            Some(ShaUnit::ShaNi) => "SHA-NI, 4 packets",
+        };
+        write!(f, "AES-CBC {cbc}; HMAC-SHA1 and SHA256 {sha}; all else portable")
     }
 }

@@ -62,11 +62,18 @@ fn cbc_decrypt(cipher: CbcCipher, key: &[u8], iv: &[u8], text: &[u8]) -> Vec<u8>
     }))
 }
 
-fn tag(integrity: Integrity, key: &[u8], data: &[u8]) -> [u8; 32] {
+fn tag(integrity: Integrity, key: &[u8], data: &[u8]) -> Vec<u8> {
     let keys = MacKeys::new(integrity, key);
-    let mut lanes = [MacLane::new(&keys, data)];
-    kernel::mac(&mut lanes);
-    lanes[0].tag
+    agreed(Kernel::available().map(|kernel| {
+        let mut lanes = [MacLane::new(&keys, data)];
+        kernel::mac(kernel, &mut lanes);
+        let len = match integrity {
+            Integrity::HmacMd5_96 => 16,
+            Integrity::HmacSha1_96 => 20,
+            _ => 32,
+        };
+        lanes[0].tag[..len].to_vec()
+    }))
 }
 
 /// The folder of the vectors; a test without it says so.
@@ -267,8 +274,6 @@ struct TestGroup {
     key_size: usize,
     #[serde(default)]
     iv_size: usize,
-    #[serde(default)]
-    tag_size: usize,
     tests: Vec<Case>,
 }
 
@@ -330,14 +335,13 @@ fn wycheproof_hmac() {
         // Keys longer than a block do not occur in ESP.
         for group in groups.iter().filter(|g| g.key_size <= block * 8) {
             for case in &group.tests {
-                let expected = hex(&case.tag);
-                // As much of it as our widest ICV takes; an invalid case may differ beyond that.
-                let len = expected.len().min(32).min(20.max(group.tag_size / 16));
-                let ours = tag(integrity, &hex(&case.key), &hex(&case.msg));
+                let (expected, ours) = (hex(&case.tag), tag(integrity, &hex(&case.key), &hex(&case.msg)));
+                // An invalid tag may differ only where ours is cut off.
+                let len = expected.len().min(ours.len());
                 if case.result == "valid" {
                     assert_eq!(ours[..len], expected[..len], "{file} case {}", case.tc_id);
-                } else if expected.len() <= 20 {
-                    assert_ne!(ours[..expected.len()], expected, "{file} case {}", case.tc_id);
+                } else if len == expected.len() {
+                    assert_ne!(ours[..len], expected, "{file} case {}", case.tc_id);
                 }
                 count += 1;
             }

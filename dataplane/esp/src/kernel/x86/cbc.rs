@@ -3,21 +3,32 @@
 use std::arch::x86_64::*;
 
 use super::aes::{ROUND_KEYS, Schedule};
+use super::lanes::{Lanes, drive};
 use super::{Block, load, load_256, load_512, store, store_256, store_512};
 
 /// A packet: its key and its blocks, the first of which is where the IV goes.
 pub(crate) type Job<'a> = (&'a Schedule, &'a mut [Block]);
 
 /// Packets being encrypted, one to a lane, each chained for itself.
+struct Encryption<'j, 'a, const N: usize> {
+    waiting: std::slice::IterMut<'j, Job<'a>>,
+    rounds: usize,
+    run: Run<N>,
+    state: State<N>,
+    /// What idle lanes work on.
+    spare: Block,
+}
+
+/// What the lanes are at.
 #[repr(C, align(64))]
-struct Lanes<const N: usize> {
+struct State<const N: usize> {
     /// Round keys by round and lane, so that neighbouring lanes load as one register.
     keys: [[Block; N]; ROUND_KEYS],
     /// Last ciphertext block.
     chain: [Block; N],
     /// Next block.
     at: [*mut Block; N],
-    /// 1, or 0 for an idle lane, which works on the same spare block again and again.
+    /// 1, or 0 for an idle lane, which stays where it is.
     step: [usize; N],
 }
 
@@ -26,7 +37,7 @@ struct Lanes<const N: usize> {
 /// # Safety
 /// From `at` on, every lane must have that many blocks (an idle one, one block) that nothing else
 /// refers to, and the CPU the features that the function is for.
-type Run<const N: usize> = unsafe fn(&mut Lanes<N>, rounds: usize, blocks: usize);
+type Run<const N: usize> = unsafe fn(&mut State<N>, rounds: usize, blocks: usize);
 
 /// Encrypts whole packets in place, chained from a block of zeros, over 512-bit registers.
 #[target_feature(enable = "avx512f,vaes")]
@@ -46,56 +57,58 @@ pub(crate) fn encrypt_128(jobs: &mut [Job<'_>]) {
     encrypt(jobs, run_128);
 }
 
-/// Keeps the lanes filled: runs all of them to the end of the shortest, then refills. Long packets go
-/// first, so that no lane is left alone with one at the end. The jobs of a call share one key length.
+/// Long packets go first, so that no lane is left alone with one at the end. The jobs of a call share
+/// one key length.
 #[inline]
 fn encrypt<const N: usize>(jobs: &mut [Job<'_>], run: Run<N>) {
     let Some(rounds) = jobs.first().map(|job| job.0.rounds()) else { return };
     jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.1.len()));
-    let mut spare = [0; 16];
-    let spare = &raw mut spare;
-    let mut lanes =
-        Lanes { keys: [[[0; 16]; N]; ROUND_KEYS], chain: [[0; 16]; N], at: [spare; N], step: [0; N] };
-    // Blocks left, 0 in an idle lane.
-    let mut left = [0; N];
-    let mut waiting = jobs.iter_mut().filter(|job| !job.1.is_empty());
-    loop {
-        for lane in 0..N {
-            if left[lane] != 0 {
-                continue;
+    drive(&mut Encryption {
+        waiting: jobs.iter_mut(),
+        rounds,
+        run,
+        state: State {
+            keys: [[[0; 16]; N]; ROUND_KEYS],
+            chain: [[0; 16]; N],
+            at: [std::ptr::null_mut(); N],
+            step: [0; N],
+        },
+        spare: [0; 16],
+    });
+}
+
+impl<const N: usize> Lanes<N> for Encryption<'_, '_, N> {
+    #[inline]
+    fn refill(&mut self, lane: usize) -> usize {
+        let state = &mut self.state;
+        if let Some((schedule, blocks)) = self.waiting.next() {
+            for (row, key) in state.keys.iter_mut().zip(schedule.round_keys()) {
+                row[lane] = *key;
             }
-            match waiting.next() {
-                Some((schedule, blocks)) => {
-                    for (row, key) in lanes.keys.iter_mut().zip(schedule.round_keys()) {
-                        row[lane] = *key;
-                    }
-                    lanes.chain[lane] = [0; 16];
-                    lanes.at[lane] = blocks.as_mut_ptr();
-                    lanes.step[lane] = 1;
-                    left[lane] = blocks.len();
-                }
-                None => {
-                    lanes.at[lane] = spare;
-                    lanes.step[lane] = 0;
-                }
-            }
+            state.chain[lane] = [0; 16];
+            state.at[lane] = blocks.as_mut_ptr();
+            state.step[lane] = 1;
+            blocks.len()
+        } else {
+            state.at[lane] = &raw mut self.spare;
+            state.step[lane] = 0;
+            0
         }
-        let Some(blocks) = left.into_iter().filter(|&left| left != 0).min() else { return };
-        // SAFETY: every busy lane points into its own job's blocks, `left` of which remain, and
-        // `blocks` is the least of these; an idle lane points to `spare`. The caller has the features
-        // of `run`.
-        unsafe { run(&mut lanes, rounds, blocks) };
-        for left in &mut left {
-            *left = left.saturating_sub(blocks);
-        }
+    }
+
+    #[inline]
+    unsafe fn run(&mut self, blocks: usize) {
+        // SAFETY: a busy lane points into its own job's blocks, and by the contract of this function
+        // has that many left; an idle lane points to `spare`. Who chose `run` has its features.
+        unsafe { (self.run)(&mut self.state, self.rounds, blocks) };
     }
 }
 
 /// # Safety
 /// As for [`Run`], with AVX-512F and VAES.
 #[target_feature(enable = "avx512f,vaes")]
-unsafe fn run_512(lanes: &mut Lanes<16>, rounds: usize, blocks: usize) {
-    let Lanes { keys, chain, at, step } = lanes;
+unsafe fn run_512(state: &mut State<16>, rounds: usize, blocks: usize) {
+    let State { keys, chain, at, step } = state;
     let (keys, last) = (&keys[..rounds], &keys[rounds]);
     let mut s: [__m512i; 4] = std::array::from_fn(|i| load_512(chain, i));
     for _ in 0..blocks {
@@ -138,8 +151,8 @@ unsafe fn run_512(lanes: &mut Lanes<16>, rounds: usize, blocks: usize) {
 /// # Safety
 /// As for [`Run`], with AVX2 and VAES.
 #[target_feature(enable = "avx2,vaes")]
-unsafe fn run_256(lanes: &mut Lanes<16>, rounds: usize, blocks: usize) {
-    let Lanes { keys, chain, at, step } = lanes;
+unsafe fn run_256(state: &mut State<16>, rounds: usize, blocks: usize) {
+    let State { keys, chain, at, step } = state;
     let (keys, last) = (&keys[..rounds], &keys[rounds]);
     let mut s: [__m256i; 8] = std::array::from_fn(|i| load_256(chain, i));
     for _ in 0..blocks {
@@ -174,8 +187,8 @@ unsafe fn run_256(lanes: &mut Lanes<16>, rounds: usize, blocks: usize) {
 /// # Safety
 /// As for [`Run`], with AVX and AES-NI.
 #[target_feature(enable = "avx,aes")]
-unsafe fn run_128(lanes: &mut Lanes<8>, rounds: usize, blocks: usize) {
-    let Lanes { keys, chain, at, step } = lanes;
+unsafe fn run_128(state: &mut State<8>, rounds: usize, blocks: usize) {
+    let State { keys, chain, at, step } = state;
     let (keys, last) = (&keys[..rounds], &keys[rounds]);
     let mut s: [__m128i; 8] = std::array::from_fn(|i| load(&chain[i]));
     for _ in 0..blocks {

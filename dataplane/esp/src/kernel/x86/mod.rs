@@ -7,10 +7,13 @@
 
 mod aes;
 pub(crate) mod cbc;
+mod hmac;
+mod lanes;
+mod sha_ni;
 mod unit;
 
 pub(crate) use aes::Schedule;
-pub(crate) use unit::AesUnit;
+pub(crate) use unit::{AesUnit, ShaUnit};
 
 use std::arch::x86_64::{
     __m128i, __m256i, __m512i, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256, _mm256_storeu_si256,

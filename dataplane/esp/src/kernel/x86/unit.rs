@@ -1,6 +1,9 @@
 //! Proofs that the CPU has what a kernel needs.
 
+use super::hmac::tags;
+use super::sha_ni::{self, LANES};
 use super::{Schedule, cbc};
+use crate::kernel::{MacKeys, MacLane};
 
 /// What AES runs on. A value of it exists only where the CPU can do that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,5 +64,35 @@ impl AesUnit {
                 Self::Vaes512 => cbc::decrypt_512(jobs),
             }
         }
+    }
+}
+
+/// What HMAC runs on. A value of it exists only where the CPU can do that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShaUnit {
+    /// The SHA extensions.
+    ShaNi,
+}
+
+impl ShaUnit {
+    /// Those of this CPU, the fastest last.
+    pub(crate) fn available() -> impl Iterator<Item = Self> {
+        let sha = is_x86_feature_detected!("sha")
+            && is_x86_feature_detected!("ssse3")
+            && is_x86_feature_detected!("sse4.1");
+        sha.then_some(Self::ShaNi).into_iter()
+    }
+
+    /// Computes the tags of jobs that are all for one hash; `false` if it is none of this unit's.
+    pub(crate) fn hmac(self, jobs: &mut [MacLane<'_>]) -> bool {
+        // SAFETY: the unit has the features that its kernel is for.
+        unsafe {
+            match jobs.first().map(|job| job.keys) {
+                Some(MacKeys::Sha1(_)) => tags::<sha_ni::Sha1, LANES>(jobs),
+                Some(MacKeys::Sha256(_)) => tags::<sha_ni::Sha256, LANES>(jobs),
+                _ => return false,
+            }
+        }
+        true
     }
 }
