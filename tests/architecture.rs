@@ -17,13 +17,17 @@ enum May {
 /// The packages that put others together come last, and nobody depends on them. `dmvpn-control` and
 /// `dmvpn-dataplane` never see each other: `dmvpn-tables` is what they share. DPDK is known to
 /// `dmvpn-dpdk` alone, so that everything before it builds and is tested without DPDK.
-const LAYERS: [(&str, May); 10] = [
+const LAYERS: [(&str, May); 11] = [
     ("dmvpn-wire", May::Use(&[])),
     ("dmvpn-esp", May::Use(&["dmvpn-wire"])),
     ("dmvpn-tables", May::Use(&["dmvpn-esp", "dmvpn-wire"])),
     ("dmvpn-config", May::Use(&[])),
     ("dmvpn-control", May::Use(&["dmvpn-tables", "dmvpn-config", "dmvpn-wire"])),
     ("dmvpn-dataplane", May::Use(&["dmvpn-tables", "dmvpn-esp", "dmvpn-wire"])),
+    (
+        "dmvpn-simulation",
+        May::Use(&["dmvpn-config", "dmvpn-control", "dmvpn-dataplane", "dmvpn-tables", "dmvpn-wire"]),
+    ),
     ("dpdk-sys", May::Use(&[])),
     // The Ethernet address of a port is a type of `dmvpn-wire`.
     ("dmvpn-dpdk", May::Use(&["dmvpn-dataplane", "dpdk-sys", "dmvpn-wire"])),
