@@ -132,6 +132,9 @@ impl<'a> OpenJob<'a> {
 /// padding. The caller must own every SA in it: see [`InboundSa`].
 pub fn open(jobs: &mut [OpenJob<'_>]) {
     for burst in jobs.chunks_mut(BURST) {
+        for job in &*burst {
+            kernel::prefetch(job.sa);
+        }
         let mut ready = Members::default();
         for (i, job) in burst.iter_mut().enumerate() {
             match job.precheck() {

@@ -79,6 +79,9 @@ impl<'a> SealJob<'a> {
 /// batch. The caller must own every SA in it: see [`OutboundSa`].
 pub fn seal(jobs: &mut [SealJob<'_>]) {
     for burst in jobs.chunks_mut(BURST) {
+        for job in &*burst {
+            kernel::prefetch(job.sa);
+        }
         let mut ready = Members::default();
         for (i, job) in burst.iter_mut().enumerate() {
             match job.prepare() {

@@ -15,6 +15,7 @@ pub(crate) use cbc::{
 pub(crate) use hmac::{MacKeys, MacLane, TAG_MAX};
 pub(crate) use portable::GcmKeys;
 pub use select::Kernel;
+pub(crate) use x86::prefetch;
 
 use crate::keys::{CipherKey, KeyMaterial};
 use crate::suite::{Algorithms, CbcCipher};

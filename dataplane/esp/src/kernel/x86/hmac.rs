@@ -25,8 +25,8 @@ struct Hmac<'j, 'a, H, const N: usize> {
 /// What the lanes are at.
 #[repr(C, align(64))]
 pub(super) struct State<const N: usize> {
-    /// Words of the hash states, by word and lane.
-    pub(super) words: [[u32; N]; 8],
+    /// Hash states.
+    pub(super) words: [[u32; 8]; N],
     /// Next block.
     pub(super) at: [*const Chunk; N],
     /// 1, or 0 for an idle lane, which stays where it is.
@@ -72,7 +72,7 @@ pub(super) unsafe fn tags<H: Hash<N>, const N: usize>(jobs: &mut [MacLane<'_>]) 
         jobs,
         waiting,
         current: [None; N],
-        state: State { words: [[0; N]; 8], at: [std::ptr::null(); N], step: [0; N] },
+        state: State { words: [[0; 8]; N], at: [std::ptr::null(); N], step: [0; N] },
         tails: [[[0; 64]; 2]; N],
         hash: std::marker::PhantomData,
     };
@@ -143,8 +143,8 @@ impl<H: Hash<N>, const N: usize> Hmac<'_, '_, H, N> {
     fn outer(&mut self, lane: usize, job: usize) -> usize {
         let tail = &mut self.tails[lane][0];
         *tail = [0; 64];
-        for (bytes, words) in tail.as_chunks_mut().0.iter_mut().zip(&self.state.words[..H::WORDS]) {
-            *bytes = words[lane].to_be_bytes();
+        for (bytes, word) in tail.as_chunks_mut().0.iter_mut().zip(&self.state.words[lane][..H::WORDS]) {
+            *bytes = word.to_be_bytes();
         }
         tail[4 * H::WORDS] = 0x80;
         let bits = (64 + 4 * H::WORDS as u64) * 8;
@@ -159,16 +159,14 @@ impl<H: Hash<N>, const N: usize> Hmac<'_, '_, H, N> {
 
     /// Sets the state of a lane and makes it move.
     fn load(&mut self, lane: usize, state: &[u32]) {
-        for (words, word) in self.state.words.iter_mut().zip(state) {
-            words[lane] = *word;
-        }
+        self.state.words[lane][..H::WORDS].copy_from_slice(state);
         self.state.step[lane] = 1;
     }
 
     fn write(&mut self, lane: usize, job: usize) {
         let tag = self.jobs[job].tag.as_chunks_mut().0;
-        for (bytes, words) in tag.iter_mut().zip(&self.state.words[..H::WORDS]) {
-            *bytes = words[lane].to_be_bytes();
+        for (bytes, word) in tag.iter_mut().zip(&self.state.words[lane][..H::WORDS]) {
+            *bytes = word.to_be_bytes();
         }
     }
 }

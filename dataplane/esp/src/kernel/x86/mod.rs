@@ -16,8 +16,8 @@ pub(crate) use aes::Schedule;
 pub(crate) use unit::{AesUnit, ShaUnit};
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512i, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256, _mm256_storeu_si256,
-    _mm512_loadu_si512, _mm512_storeu_si512,
+    __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128,
+    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_loadu_si512, _mm512_storeu_si512,
 };
 use std::ptr;
 
@@ -66,4 +66,13 @@ fn load_512(blocks: &[Block], i: usize) -> __m512i {
 fn store_512(four: &mut [Block; 4], value: __m512i) {
     // SAFETY: writes the 64 bytes of `four`; no alignment is asked for.
     unsafe { _mm512_storeu_si512(ptr::from_mut(four).cast(), value) }
+}
+
+/// Asks for all cache lines of a value ahead of its use.
+#[inline]
+pub(crate) fn prefetch<T>(value: &T) {
+    for line in (0..size_of::<T>()).step_by(64) {
+        // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(value).cast::<i8>().wrapping_add(line)) };
+    }
 }

@@ -72,10 +72,8 @@ unsafe fn sha1(state: &mut State<LANES>, blocks: usize) {
     // The instructions want the first word in the highest place, so all four words are reversed.
     let order = _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f);
     let State { words, at, step } = state;
-    let word = |i: usize, l: usize| words[i][l].cast_signed();
-    let mut abcd: [__m128i; LANES] =
-        std::array::from_fn(|l| _mm_set_epi32(word(0, l), word(1, l), word(2, l), word(3, l)));
-    let mut e0: [__m128i; LANES] = std::array::from_fn(|l| _mm_set_epi32(word(4, l), 0, 0, 0));
+    let mut abcd: [__m128i; LANES] = std::array::from_fn(|l| _mm_shuffle_epi32::<0x1b>(half(&words[l], 0)));
+    let mut e0: [__m128i; LANES] = std::array::from_fn(|l| _mm_slli_si128::<12>(half(&words[l], 1)));
     for _ in 0..blocks {
         let (abcd_before, e_before) = (abcd, e0);
         // SAFETY: the caller vouches for the block that each lane is at.
@@ -119,12 +117,22 @@ unsafe fn sha1(state: &mut State<LANES>, blocks: usize) {
         }
     }
     for l in 0..LANES {
-        words[0][l] = _mm_extract_epi32::<3>(abcd[l]).cast_unsigned();
-        words[1][l] = _mm_extract_epi32::<2>(abcd[l]).cast_unsigned();
-        words[2][l] = _mm_extract_epi32::<1>(abcd[l]).cast_unsigned();
-        words[3][l] = _mm_extract_epi32::<0>(abcd[l]).cast_unsigned();
-        words[4][l] = _mm_extract_epi32::<3>(e0[l]).cast_unsigned();
+        set_half(&mut words[l], 0, _mm_shuffle_epi32::<0x1b>(abcd[l]));
+        words[l][4] = _mm_extract_epi32::<3>(e0[l]).cast_unsigned();
     }
+}
+
+/// Four words of a state.
+#[inline]
+fn half(words: &[u32; 8], i: usize) -> __m128i {
+    // SAFETY: 16 of 32 bytes; SSE2 is part of x86-64.
+    unsafe { _mm_loadu_si128(words[4 * i..4 * i + 4].as_ptr().cast()) }
+}
+
+#[inline]
+fn set_half(words: &mut [u32; 8], i: usize, value: __m128i) {
+    // SAFETY: 16 of 32 bytes; SSE2 is part of x86-64.
+    unsafe { _mm_storeu_si128(words[4 * i..4 * i + 4].as_mut_ptr().cast(), value) };
 }
 
 /// Round constants of SHA-256 (FIPS 180-4 section 4.2.2), four to a register.
@@ -146,12 +154,14 @@ static K: [[u32; 4]; 16] = [
 unsafe fn sha256(state: &mut State<LANES>, blocks: usize) {
     let order = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
     let State { words, at, step } = state;
-    let word = |i: usize, l: usize| words[i][l].cast_signed();
     // The instructions want the words as A B E F and C D G H, the first in the highest place.
-    let mut abef: [__m128i; LANES] =
-        std::array::from_fn(|l| _mm_set_epi32(word(0, l), word(1, l), word(4, l), word(5, l)));
-    let mut cdgh: [__m128i; LANES] =
-        std::array::from_fn(|l| _mm_set_epi32(word(2, l), word(3, l), word(6, l), word(7, l)));
+    let mut abef = [_mm_setzero_si128(); LANES];
+    let mut cdgh = abef;
+    for l in 0..LANES {
+        let (abcd, efgh) = (half(&words[l], 0), half(&words[l], 1));
+        abef[l] = _mm_shuffle_epi32::<0x1b>(_mm_unpacklo_epi64(abcd, efgh));
+        cdgh[l] = _mm_shuffle_epi32::<0x1b>(_mm_unpackhi_epi64(abcd, efgh));
+    }
     for _ in 0..blocks {
         let (abef_before, cdgh_before) = (abef, cdgh);
         // SAFETY: the caller vouches for the block that each lane is at.
@@ -188,13 +198,8 @@ unsafe fn sha256(state: &mut State<LANES>, blocks: usize) {
         }
     }
     for l in 0..LANES {
-        words[0][l] = _mm_extract_epi32::<3>(abef[l]).cast_unsigned();
-        words[1][l] = _mm_extract_epi32::<2>(abef[l]).cast_unsigned();
-        words[2][l] = _mm_extract_epi32::<3>(cdgh[l]).cast_unsigned();
-        words[3][l] = _mm_extract_epi32::<2>(cdgh[l]).cast_unsigned();
-        words[4][l] = _mm_extract_epi32::<1>(abef[l]).cast_unsigned();
-        words[5][l] = _mm_extract_epi32::<0>(abef[l]).cast_unsigned();
-        words[6][l] = _mm_extract_epi32::<1>(cdgh[l]).cast_unsigned();
-        words[7][l] = _mm_extract_epi32::<0>(cdgh[l]).cast_unsigned();
+        let (abef, cdgh) = (_mm_shuffle_epi32::<0x1b>(abef[l]), _mm_shuffle_epi32::<0x1b>(cdgh[l]));
+        set_half(&mut words[l], 0, _mm_unpacklo_epi64(abef, cdgh));
+        set_half(&mut words[l], 1, _mm_unpackhi_epi64(abef, cdgh));
     }
 }
