@@ -69,6 +69,11 @@ impl Lease {
         self.renewed + self.holding
     }
 
+    /// From when on traffic counts as a reason to ask again: a burst at the beginning alone is none.
+    pub(super) fn settled(self) -> Instant {
+        self.renewed + self.holding / 3
+    }
+
     /// When to ask again if it is in use.
     pub(super) fn stale(self) -> Instant {
         self.renewed + self.holding * 2 / 3

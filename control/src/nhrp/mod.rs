@@ -253,3 +253,6 @@ pub enum Route {
     /// No route.
     None,
 }
+
+#[cfg(test)]
+mod tests;

@@ -466,7 +466,7 @@ impl Machine {
             return;
         }
         self.timers.set(Timer::Entry(overlay), lease.expires());
-        let in_use = entry.peer().is_some_and(|peer| self.used_since(peer, lease.renewed));
+        let in_use = entry.peer().is_some_and(|peer| self.used_since(peer, lease.settled()));
         // Renewing a shortcut renews its next hop.
         if entry.kind == Kind::Cached && entry.shortcuts.is_empty() && in_use {
             self.resolve(now, overlay, routes);
@@ -482,13 +482,13 @@ impl Machine {
         }
         self.timers.set(Timer::Shortcut(prefix), lease.expires());
         let peer = self.peer_of(shortcut.next_hop);
-        if peer.is_some_and(|peer| self.used_since(peer, lease.renewed)) {
+        if peer.is_some_and(|peer| self.used_since(peer, lease.settled())) {
             self.resolve(now, target, routes);
         }
     }
 
     fn used_since(&self, peer: PeerId, since: Instant) -> bool {
-        self.paths.get(peer).and_then(|path| path.used).is_some_and(|used| used > since)
+        self.paths.get(peer).and_then(|path| path.used).is_some_and(|used| used >= since)
     }
 }
 

@@ -1,0 +1,4 @@
+//! The machine in simulated networks, against captured peers, and against those who mean ill.
+
+mod net;
+mod network;
