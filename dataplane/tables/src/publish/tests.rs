@@ -54,6 +54,31 @@ mod loom_model {
     }
 
     #[test]
+    fn loom_a_stalled_reader_does_not_hold_up_another() {
+        let mut model = loom::model::Builder::new();
+        // All interleavings of three threads are too many; with so few switches forced, they are not.
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let freed = Arc::new(AtomicUsize::new(0));
+            let (mut publisher, mut readers) = Publisher::new(table(1, &freed), 3);
+            let stalled = readers.pop().unwrap();
+            let workers: Vec<_> =
+                readers.into_iter().map(|reader| thread::spawn(move || worker(reader, 1))).collect();
+            publisher.publish(table(2, &freed));
+            publisher.publish(table(3, &freed));
+            for worker in workers {
+                let mut reader = worker.join().unwrap();
+                assert_eq!(reader.refresh().number, 3);
+            }
+            publisher.reclaim();
+            // The second edition never reached the stalled reader, and everybody else is past it.
+            assert_eq!((publisher.retired(), freed.load(Ordering::Relaxed)), (1, 1));
+            assert!(!publisher.adopted(2));
+            assert_eq!(stalled.current().number, 1);
+        });
+    }
+
+    #[test]
     fn loom_adopted_means_that_the_old_is_not_used_and_can_go() {
         loom::model(|| {
             let freed = Arc::new(AtomicUsize::new(0));
