@@ -44,6 +44,10 @@ impl fmt::Display for Kernel {
             None => "portable",
             Some(ShaUnit::ShaNi) => "SHA-NI, 4 packets",
         };
-        write!(f, "AES-CBC {cbc}; HMAC-SHA1 and SHA256 {sha}; all else portable")
+        let gcm = match self.aes {
+            Some(AesUnit::Vaes512) => "VAES-512",
+            _ => "portable",
+        };
+        write!(f, "AES-CBC {cbc}; HMAC-SHA1 and SHA256 {sha}; AES-GCM {gcm}; all else portable")
     }
 }

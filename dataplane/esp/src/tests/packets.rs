@@ -151,7 +151,9 @@ fn sealed_raw(material: &KeyMaterial, sequence: u32, plain: &[u8]) -> Vec<u8> {
     packet.extend(vec![0; suite.icv_len()]);
     let kernel = Kernel::best();
     match kernel::SealKeys::for_sealing(kernel, material) {
-        kernel::Keys::Aead(keys) => keys.seal(&mut packet),
+        kernel::Keys::Aead(keys) => {
+            kernel::gcm_seal(&mut [kernel::GcmSealLane { keys: &keys, packet: &mut packet }]);
+        }
         kernel::Keys::EncryptThenMac(cbc, mac) => {
             let end = packet.len() - suite.icv_len();
             let lane = kernel::CbcEncryptLane { keys: &cbc, blocks: &mut packet[HEADER_LEN..end] };

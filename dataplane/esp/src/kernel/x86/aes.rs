@@ -1,12 +1,14 @@
 //! AES key schedules (FIPS 197 section 5.2) as the round instructions want them.
 
 use std::arch::x86_64::{
-    _mm_aesimc_si128, _mm_aeskeygenassist_si128, _mm_cvtsi32_si128, _mm_cvtsi128_si32, _mm_shuffle_epi32,
+    _mm_aesenc_si128, _mm_aesenclast_si128, _mm_aesimc_si128, _mm_aeskeygenassist_si128, _mm_cvtsi32_si128,
+    _mm_cvtsi128_si32, _mm_shuffle_epi32, _mm_xor_si128,
 };
 
 use zeroize::{DefaultIsZeroes, Zeroize, ZeroizeOnDrop};
 
 use super::{Block, load, store};
+use crate::suite::GCM_SALT_LEN;
 
 /// Round keys of AES-256; shorter keys have fewer.
 pub(crate) const ROUND_KEYS: usize = 15;
@@ -17,6 +19,8 @@ pub(crate) const ROUND_KEYS: usize = 15;
 pub(crate) struct Schedule {
     round_keys: [Block; ROUND_KEYS],
     rounds: Rounds,
+    /// What an AES-GCM key brings with it, in a place that is free; 0 otherwise.
+    pub(crate) salt: [u8; GCM_SALT_LEN],
 }
 
 /// Of few values, so that what contains a schedule finds room for its own tag here.
@@ -60,7 +64,7 @@ impl Schedule {
             *bytes = word.to_le_bytes();
         }
         w.zeroize();
-        Self { round_keys, rounds }
+        Self { round_keys, rounds, salt: [0; GCM_SALT_LEN] }
     }
 
     /// For decryption by the equivalent inverse cipher (FIPS 197 section 5.3.5). Needs AES-NI.
@@ -92,6 +96,18 @@ impl Schedule {
     #[inline]
     pub(crate) fn split(&self) -> (&[Block], &Block) {
         (&self.round_keys[..self.rounds()], &self.round_keys[self.rounds()])
+    }
+
+    /// Encrypts one block under an encrypting schedule. Needs AES-NI.
+    #[target_feature(enable = "aes")]
+    #[inline]
+    pub(crate) fn encrypt(&self, block: &mut Block) {
+        let (keys, last) = self.split();
+        let mut s = _mm_xor_si128(load(block), load(&keys[0]));
+        for round_key in &keys[1..] {
+            s = _mm_aesenc_si128(s, load(round_key));
+        }
+        store(block, _mm_aesenclast_si128(s, load(last)));
     }
 }
 

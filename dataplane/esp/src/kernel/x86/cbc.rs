@@ -110,7 +110,10 @@ impl<const N: usize> Lanes<N> for Encryption<'_, '_, N> {
 unsafe fn run_512(state: &mut State<16>, rounds: usize, blocks: usize) {
     let State { keys, chain, at, step } = state;
     let (keys, last) = (&keys[..rounds], &keys[rounds]);
-    let mut s: [__m512i; 4] = std::array::from_fn(|i| load_512(chain, i));
+    let mut s = [_mm512_setzero_si512(); 4];
+    for (i, s) in s.iter_mut().enumerate() {
+        *s = load_512(chain, i);
+    }
     for _ in 0..blocks {
         for (i, s) in s.iter_mut().enumerate() {
             // SAFETY: the caller vouches for the block that each lane is at.
@@ -154,7 +157,10 @@ unsafe fn run_512(state: &mut State<16>, rounds: usize, blocks: usize) {
 unsafe fn run_256(state: &mut State<16>, rounds: usize, blocks: usize) {
     let State { keys, chain, at, step } = state;
     let (keys, last) = (&keys[..rounds], &keys[rounds]);
-    let mut s: [__m256i; 8] = std::array::from_fn(|i| load_256(chain, i));
+    let mut s = [_mm256_setzero_si256(); 8];
+    for (i, s) in s.iter_mut().enumerate() {
+        *s = load_256(chain, i);
+    }
     for _ in 0..blocks {
         for (i, s) in s.iter_mut().enumerate() {
             // SAFETY: the caller vouches for the block that each lane is at.
@@ -190,7 +196,10 @@ unsafe fn run_256(state: &mut State<16>, rounds: usize, blocks: usize) {
 unsafe fn run_128(state: &mut State<8>, rounds: usize, blocks: usize) {
     let State { keys, chain, at, step } = state;
     let (keys, last) = (&keys[..rounds], &keys[rounds]);
-    let mut s: [__m128i; 8] = std::array::from_fn(|i| load(&chain[i]));
+    let mut s = [_mm_setzero_si128(); 8];
+    for (i, s) in s.iter_mut().enumerate() {
+        *s = load(&chain[i]);
+    }
     for _ in 0..blocks {
         for (i, s) in s.iter_mut().enumerate() {
             // SAFETY: the caller vouches for the block that each lane is at.
@@ -245,29 +254,33 @@ fn piece_512<const V: usize>(schedule: &Schedule, piece: &mut [Block]) {
     let blocks = piece.len() - 1;
     let (keys, last) = schedule.split();
     let key = |key: &Block| _mm512_broadcast_i32x4(load(key));
-    // Quadwords of each register that are part of the piece.
-    let masks: [u8; V] = std::array::from_fn(|i| {
-        let quads = (2 * blocks.saturating_sub(4 * i)).min(8);
-        ((1u16 << quads) - 1).to_le_bytes()[0]
-    });
-    let previous: *mut i64 = piece.as_mut_ptr().cast();
-    // SAFETY: stays in `piece`, which has `blocks` blocks of two quadwords after the first; what a
-    // mask leaves out is not touched.
-    let text = |i: usize, offset: usize| unsafe {
-        _mm512_maskz_loadu_epi64(masks[i], previous.wrapping_add(8 * i + offset).cast_const())
-    };
-    let mut s: [__m512i; V] = std::array::from_fn(|i| _mm512_xor_si512(text(i, 2), key(&keys[0])));
+    let before: *mut i64 = piece.as_mut_ptr().cast();
+    let mut masks = [0_u8; V];
+    let mut s = [_mm512_setzero_si512(); V];
+    for (i, (mask, s)) in masks.iter_mut().zip(&mut s).enumerate() {
+        // Quadwords of this register that are part of the piece.
+        // There is at least one.
+        *mask = 0xff >> (8 - 2 * (blocks - 4 * i).min(4));
+        // SAFETY: stays in `piece`, which has `blocks` blocks of two quadwords after the first; what
+        // a mask leaves out is not touched.
+        let text = unsafe { _mm512_maskz_loadu_epi64(*mask, before.wrapping_add(8 * i + 2)) };
+        *s = _mm512_xor_si512(text, key(&keys[0]));
+    }
     for round_key in &keys[1..] {
         let round_key = key(round_key);
         for s in &mut s {
             *s = _mm512_aesdec_epi128(*s, round_key);
         }
     }
-    let s: [__m512i; V] =
-        std::array::from_fn(|i| _mm512_xor_si512(_mm512_aesdeclast_epi128(s[i], key(last)), text(i, 0)));
-    for (i, s) in s.into_iter().enumerate() {
+    // All is read before anything is written.
+    for (i, (mask, s)) in masks.into_iter().zip(&mut s).enumerate() {
+        // SAFETY: as above, with the block before each.
+        let chain = unsafe { _mm512_maskz_loadu_epi64(mask, before.wrapping_add(8 * i)) };
+        *s = _mm512_xor_si512(_mm512_aesdeclast_epi128(*s, key(last)), chain);
+    }
+    for (i, (mask, s)) in masks.into_iter().zip(s).enumerate() {
         // SAFETY: as above.
-        unsafe { _mm512_mask_storeu_epi64(previous.wrapping_add(8 * i + 2), masks[i], s) };
+        unsafe { _mm512_mask_storeu_epi64(before.wrapping_add(8 * i + 2), mask, s) };
     }
 }
 
@@ -297,17 +310,20 @@ fn piece_256<'a, const V: usize>(schedule: &Schedule, blocks: &'a mut [Block]) -
     let key = |key: &Block| _mm256_broadcastsi128_si256(load(key));
     let rest = blocks.len() - 2 * V;
     let piece = &blocks[rest - 1..];
-    let mut s: [__m256i; V] =
-        std::array::from_fn(|i| _mm256_xor_si256(load_256(&piece[1..], i), key(&keys[0])));
+    let mut s = [_mm256_setzero_si256(); V];
+    for (i, s) in s.iter_mut().enumerate() {
+        *s = _mm256_xor_si256(load_256(&piece[1..], i), key(&keys[0]));
+    }
     for round_key in &keys[1..] {
         let round_key = key(round_key);
         for s in &mut s {
             *s = _mm256_aesdec_epi128(*s, round_key);
         }
     }
-    let s: [__m256i; V] = std::array::from_fn(|i| {
-        _mm256_xor_si256(_mm256_aesdeclast_epi128(s[i], key(last)), load_256(piece, i))
-    });
+    // All is read before anything is written.
+    for (i, s) in s.iter_mut().enumerate() {
+        *s = _mm256_xor_si256(_mm256_aesdeclast_epi128(*s, key(last)), load_256(piece, i));
+    }
     let (rest, piece) = blocks.split_at_mut(rest);
     for (pair, s) in piece.as_chunks_mut().0.iter_mut().zip(s) {
         store_256(pair, s);
@@ -338,15 +354,20 @@ fn piece_128<'a, const V: usize>(schedule: &Schedule, blocks: &'a mut [Block]) -
     let (keys, last) = schedule.split();
     let rest = blocks.len() - V;
     let piece = &blocks[rest - 1..];
-    let mut s: [__m128i; V] = std::array::from_fn(|i| _mm_xor_si128(load(&piece[i + 1]), load(&keys[0])));
+    let mut s = [_mm_setzero_si128(); V];
+    for (s, block) in s.iter_mut().zip(&piece[1..]) {
+        *s = _mm_xor_si128(load(block), load(&keys[0]));
+    }
     for round_key in &keys[1..] {
         let round_key = load(round_key);
         for s in &mut s {
             *s = _mm_aesdec_si128(*s, round_key);
         }
     }
-    let s: [__m128i; V] =
-        std::array::from_fn(|i| _mm_xor_si128(_mm_aesdeclast_si128(s[i], load(last)), load(&piece[i])));
+    // All is read before anything is written.
+    for (s, before) in s.iter_mut().zip(piece) {
+        *s = _mm_xor_si128(_mm_aesdeclast_si128(*s, load(last)), load(before));
+    }
     let (rest, piece) = blocks.split_at_mut(rest);
     for (block, s) in piece.iter_mut().zip(s) {
         store(block, s);

@@ -7,13 +7,14 @@
 
 mod aes;
 pub(crate) mod cbc;
+mod gcm;
 mod hmac;
 mod lanes;
 mod sha_ni;
 mod unit;
 
 pub(crate) use aes::Schedule;
-pub(crate) use unit::{AesUnit, ShaUnit};
+pub(crate) use unit::{AesUnit, ShaUnit, WideGcm};
 
 use std::arch::x86_64::{
     __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128,

@@ -72,13 +72,21 @@ unsafe fn sha1(state: &mut State<LANES>, blocks: usize) {
     // The instructions want the first word in the highest place, so all four words are reversed.
     let order = _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f);
     let State { words, at, step } = state;
-    let mut abcd: [__m128i; LANES] = std::array::from_fn(|l| _mm_shuffle_epi32::<0x1b>(half(&words[l], 0)));
-    let mut e0: [__m128i; LANES] = std::array::from_fn(|l| _mm_slli_si128::<12>(half(&words[l], 1)));
+    let mut abcd = [_mm_setzero_si128(); LANES];
+    let mut e0 = abcd;
+    for l in 0..LANES {
+        abcd[l] = _mm_shuffle_epi32::<0x1b>(half(&words[l], 0));
+        e0[l] = _mm_slli_si128::<12>(half(&words[l], 1));
+    }
     for _ in 0..blocks {
         let (abcd_before, e_before) = (abcd, e0);
-        // SAFETY: the caller vouches for the block that each lane is at.
-        let mut m: [[__m128i; LANES]; 4] =
-            std::array::from_fn(|i| std::array::from_fn(|l| unsafe { message(at[l], i, order) }));
+        let mut m = [[_mm_setzero_si128(); LANES]; 4];
+        for (i, m) in m.iter_mut().enumerate() {
+            for (m, at) in m.iter_mut().zip(&*at) {
+                // SAFETY: the caller vouches for the block that each lane is at.
+                *m = unsafe { message(*at, i, order) };
+            }
+        }
         let mut e1 = [_mm_setzero_si128(); LANES];
         // Four rounds, and the message words that come of them.
         macro_rules! group {
@@ -164,9 +172,13 @@ unsafe fn sha256(state: &mut State<LANES>, blocks: usize) {
     }
     for _ in 0..blocks {
         let (abef_before, cdgh_before) = (abef, cdgh);
-        // SAFETY: the caller vouches for the block that each lane is at.
-        let mut m: [[__m128i; LANES]; 4] =
-            std::array::from_fn(|i| std::array::from_fn(|l| unsafe { message(at[l], i, order) }));
+        let mut m = [[_mm_setzero_si128(); LANES]; 4];
+        for (i, m) in m.iter_mut().enumerate() {
+            for (m, at) in m.iter_mut().zip(&*at) {
+                // SAFETY: the caller vouches for the block that each lane is at.
+                *m = unsafe { message(*at, i, order) };
+            }
+        }
         // Four rounds, and the message words that come of them.
         macro_rules! group {
             ($($i:literal)*) => {$(
