@@ -109,7 +109,11 @@ impl Machine {
     }
 
     pub(super) fn peer_down(&mut self, now: Instant, peer: PeerId) {
+        let proving = self.proving_at(peer);
         let Some(path) = self.paths.remove(peer) else { return };
+        for overlay in proving {
+            self.disprove(now, overlay, ResolutionFailure::NoPath);
+        }
         self.redirects.retain(|(to, _), _| *to != peer);
         for overlay in path.bound {
             let Some(entry) = self.entries.get_mut(&overlay) else { continue };
@@ -137,7 +141,8 @@ impl Machine {
         }
     }
 
-    /// Binds `overlay` to a path at its address, if there is a free one. If not, it waits for one.
+    /// Takes a path at the address of `overlay` for it, if there is a free one: what is configured is bound to it, what was
+    /// learned is tried first. If there is none it waits for one.
     pub(super) fn claim_path(&mut self, now: Instant, overlay: Ipv4Addr) -> bool {
         let Some(entry) = self.entries.get(&overlay) else { return false };
         let (kind, nbma) = (entry.kind, entry.nbma);
@@ -148,6 +153,12 @@ impl Machine {
                 || self.paths.get(*peer).is_some_and(|path| path.bound.iter().all(|other| *other == overlay))
         });
         match free {
+            Some(peer) if kind == Kind::Cached => {
+                self.waiting.remove(&(nbma, overlay));
+                if self.peer_of(overlay) != Some(peer) {
+                    self.prove(now, overlay, peer);
+                }
+            }
             Some(peer) => self.bind(now, overlay, peer),
             None => {
                 self.waiting.insert((nbma, overlay));
@@ -214,6 +225,7 @@ impl Machine {
     /// Removes an entry, its shortcuts and what was said of them.
     pub(super) fn forget(&mut self, overlay: Ipv4Addr) {
         self.lose_path(overlay);
+        self.drop_proof(overlay);
         let Some(entry) = self.entries.remove(&overlay) else { return };
         self.waiting.remove(&(entry.nbma, overlay));
         self.timers.cancel(Timer::Entry(overlay));

@@ -4,6 +4,7 @@ use dmvpn_tables::PeerId;
 
 use super::machine::{Machine, Received};
 use super::packet::{Body, ErrorCode, ExtensionKind, HEADER, MessageKind, Packet};
+use super::resolution::Question;
 use super::{Event, ResolutionFailure, Routes};
 use crate::time::Instant;
 
@@ -67,10 +68,13 @@ impl Machine {
         // Only the type and the request id of what it quotes are of use, and only if we wait for them.
         let (Some(kind), Some(id)) = (offending.get(17), offending.get(24..28)) else { return };
         let Ok(id) = <[u8; 4]>::try_from(id).map(u32::from_be_bytes) else { return };
-        if *kind == MessageKind::ResolutionRequest as u8
-            && let Some(target) = self.outstanding.get(&id).copied()
-        {
-            self.resolution_failed(now, target, ResolutionFailure::Error(code));
+        if *kind == MessageKind::ResolutionRequest as u8 {
+            let why = ResolutionFailure::Error(code);
+            match self.outstanding.get(&id).copied() {
+                Some(Question::Target(target)) => self.resolution_failed(now, target, why),
+                Some(Question::Proof(overlay)) => self.disprove(now, overlay, why),
+                None => {}
+            }
         }
     }
 

@@ -14,7 +14,8 @@ use super::cache::{Entry, Shortcut};
 use super::client::Server;
 use super::packet::{Body, ErrorCode, Message, MessageKind, Packet, flags};
 use super::paths::Paths;
-use super::resolution::{Failure, Resolution};
+use super::proof::Proof;
+use super::resolution::{Failure, Question, Resolution};
 use super::show::Counters;
 use super::{Config, Event, Input, Kind, Misbehavior, Output, Routes};
 use crate::time::{Instant, Timers};
@@ -37,8 +38,10 @@ pub struct Machine {
     pub(super) next_registration_id: u32,
     /// Resolutions under way, by what is asked for.
     pub(super) resolutions: BTreeMap<Ipv4Addr, Resolution>,
+    /// Paths being tried, by the overlay address they are to lead to.
+    pub(super) proofs: BTreeMap<Ipv4Addr, Proof>,
     /// Request ids that a reply may have.
-    pub(super) outstanding: BTreeMap<u32, Ipv4Addr>,
+    pub(super) outstanding: BTreeMap<u32, Question>,
     pub(super) failures: BTreeMap<Ipv4Addr, Failure>,
     /// When a traffic indication for a destination last went to a peer.
     pub(super) redirects: BTreeMap<(PeerId, Ipv4Addr), Instant>,
@@ -59,6 +62,8 @@ pub(super) enum Timer {
     Shortcut(Ipv4Network),
     /// No answer, or no path.
     Resolution(Ipv4Addr),
+    /// No answer from a path being tried.
+    Proof(Ipv4Addr),
     /// A failure is forgotten.
     Failure(Ipv4Addr),
 }
@@ -86,6 +91,7 @@ impl Machine {
             servers,
             next_registration_id: config.first_request_id,
             resolutions: BTreeMap::new(),
+            proofs: BTreeMap::new(),
             outstanding: BTreeMap::new(),
             failures: BTreeMap::new(),
             redirects: BTreeMap::new(),
@@ -101,6 +107,8 @@ impl Machine {
     pub fn set_nbma(&mut self, now: Instant, nbma: Option<Ipv4Addr>) {
         if self.nbma != nbma {
             self.nbma = nbma;
+            // What was asked for, was asked for from the old address.
+            self.connecting.clear();
             self.restart_servers(now);
         }
     }
@@ -126,6 +134,7 @@ impl Machine {
                 Timer::Entry(overlay) => self.entry_due(now, overlay, routes),
                 Timer::Shortcut(prefix) => self.shortcut_due(now, prefix, routes),
                 Timer::Resolution(target) => self.resolution_due(now, target, routes),
+                Timer::Proof(overlay) => self.proof_due(now, overlay),
                 Timer::Failure(target) => {
                     self.failures.remove(&target);
                 }

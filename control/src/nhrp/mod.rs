@@ -16,8 +16,8 @@
 //!
 //! What is learned ends in two kinds of facts for the engine: a *binding* ([`Output::Bind`]: this overlay
 //! address is directly reachable at that peer) and a *shortcut* ([`Output::AddRoute`]: this prefix is
-//! best sent to that bound overlay address). Neither is given out before the path is up, so traffic
-//! stays on the way by the hub until the direct way works.
+//! best sent to that bound overlay address). What was learned by resolution is given out only after the path has
+//! proved to work, so traffic stays on the way by the hub until then.
 
 use std::net::Ipv4Addr;
 
@@ -34,6 +34,7 @@ mod event;
 mod machine;
 pub mod packet;
 mod paths;
+mod proof;
 mod purge;
 mod redirect;
 mod resolution;
@@ -111,7 +112,7 @@ pub enum Input<'a> {
         /// A NAT is between us (IKE found one). A clear tunnel does not know and says `false`.
         natted: bool,
     },
-    /// A path is gone. `peer` is never used again.
+    /// A path is gone. `peer` is not used again unless told to be up again.
     PeerDown {
         /// The peer.
         peer: PeerId,

@@ -36,6 +36,15 @@ const FORGET: Duration = Duration::from_secs(300);
 /// The widest shortcut: what claims to have more of the world answers for one host.
 const WIDEST: u8 = 8;
 
+/// What a reply with a certain request id answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Who has this destination?
+    Target(Ipv4Addr),
+    /// Does the path that this overlay address is to be bound to lead to it?
+    Proof(Ipv4Addr),
+}
+
 /// A resolution under way.
 #[derive(Debug)]
 pub(super) struct Resolution {
@@ -93,13 +102,18 @@ impl Machine {
             self.counters.limited += 1;
             return;
         }
-        // Not to be guessed by who would answer unasked.
+        let id = self.question(Question::Target(target));
+        self.resolutions.insert(target, Resolution { id, tries: 0, asked: None, next_hop: None });
+        self.ask(now, target, routes);
+    }
+
+    /// A request id for a question; not to be guessed by who would answer unasked.
+    pub(super) fn question(&mut self, question: Question) -> u32 {
         let id = std::iter::repeat_with(|| self.rng.next_u32())
             .find(|id| !self.outstanding.contains_key(id))
             .unwrap_or_default();
-        self.outstanding.insert(id, target);
-        self.resolutions.insert(target, Resolution { id, tries: 0, asked: None, next_hop: None });
-        self.ask(now, target, routes);
+        self.outstanding.insert(id, question);
+        id
     }
 
     fn ask(&mut self, now: Instant, target: Ipv4Addr, routes: &dyn Routes) {
@@ -139,7 +153,7 @@ impl Machine {
         direct.or(next_hop)
     }
 
-    fn resolution_packet(&self, own: Ipv4Addr, id: u32, target: Ipv4Addr) -> Packet {
+    pub(super) fn resolution_packet(&self, own: Ipv4Addr, id: u32, target: Ipv4Addr) -> Packet {
         let client = Cie { prefix: 255, holding_time: self.config.nhrp.holding_time, ..Cie::default() };
         Packet {
             hop_count: u8::MAX,
@@ -180,10 +194,17 @@ impl Machine {
         message: &Message,
         routes: &dyn Routes,
     ) {
-        let target = self.outstanding.get(&message.id).copied();
-        let Some(target) = target.filter(|target| *target == received.packet.destination) else {
-            self.counters.refused += 1;
-            return;
+        let destination = received.packet.destination;
+        let target = match self.outstanding.get(&message.id).copied() {
+            Some(Question::Target(target)) if target == destination => target,
+            Some(Question::Proof(overlay)) if overlay == destination => {
+                self.proof_answered(now, overlay, message);
+                return;
+            }
+            _ => {
+                self.counters.refused += 1;
+                return;
+            }
         };
         let asked = self.resolutions.get(&target).and_then(|resolution| resolution.asked);
         let Some(sender) = self.paths.get(received.from).map(|path| path.nbma) else { return };
@@ -309,11 +330,13 @@ impl Machine {
     fn make_path(&mut self, now: Instant, target: Ipv4Addr, next_hop: Ipv4Addr) {
         let Some(entry) = self.entries.get(&next_hop) else { return };
         let nbma = entry.nbma;
-        if entry.bound.is_some() && !self.waiting.contains(&(nbma, next_hop)) {
+        let proving = self.proofs.contains_key(&next_hop);
+        if entry.bound.is_some() && !proving && !self.waiting.contains(&(nbma, next_hop)) {
             self.resolution_done(target);
             return;
         }
-        if entry.bound.is_none() && self.paths.at(nbma).next().is_some() && !self.connecting.contains(&nbma) {
+        if !proving && self.paths.at(nbma).next().is_some() {
+            // All that is there is somebody else's.
             self.path_failed(now, next_hop, ResolutionFailure::SharedAddress);
             self.resolution_failed(now, target, ResolutionFailure::SharedAddress);
             return;
@@ -322,7 +345,9 @@ impl Machine {
             resolution.next_hop = Some(next_hop);
         }
         self.timers.set(Timer::Resolution(target), now + PATH_TIMEOUT);
-        self.connect(nbma, next_hop);
+        if !proving {
+            self.connect(nbma, next_hop);
+        }
     }
 
     /// `overlay` is bound: what waited for its path is done.
@@ -377,6 +402,9 @@ impl Machine {
         let Some(resolution) = self.resolutions.get(&target) else { return };
         match resolution.next_hop {
             Some(next_hop) if self.peer_of(next_hop).is_none() => {
+                if let Some(entry) = self.entries.get(&next_hop) {
+                    self.connecting.remove(&entry.nbma);
+                }
                 self.path_failed(now, next_hop, ResolutionFailure::NoPath);
             }
             Some(_) => self.resolution_failed(now, target, ResolutionFailure::NoPath),
@@ -414,7 +442,7 @@ impl Machine {
         }
     }
 
-    fn resolving(&self, next_hop: Ipv4Addr) -> Vec<Ipv4Addr> {
+    pub(super) fn resolving(&self, next_hop: Ipv4Addr) -> Vec<Ipv4Addr> {
         let waits = |resolution: &Resolution| resolution.next_hop == Some(next_hop);
         self.resolutions
             .iter()

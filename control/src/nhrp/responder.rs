@@ -106,11 +106,7 @@ impl Machine {
                 return;
             }
             let nbma = path.nbma;
-            if self.learn(now, requester, nbma, packet.source_nbma, lease)
-                && self.peer_of(requester).is_none()
-            {
-                self.bind(now, requester, from);
-            }
+            self.learn(now, requester, nbma, packet.source_nbma, lease);
             return;
         }
         let public = packet.extension(ExtensionKind::Nat).and_then(|nat| {

@@ -2,3 +2,5 @@
 
 mod net;
 mod network;
+mod peers;
+mod threats;

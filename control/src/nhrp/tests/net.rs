@@ -167,6 +167,10 @@ impl Station {
         self.paths.iter().find(|(_, (remote, ..))| *remote == node).map(|(peer, _)| *peer)
     }
 
+    pub(super) fn peers_to(&self, node: Node) -> Vec<PeerId> {
+        self.paths.iter().filter(|(_, (remote, ..))| *remote == node).map(|(peer, _)| *peer).collect()
+    }
+
     pub(super) fn saw(&self, wanted: impl Fn(&Event) -> bool) -> bool {
         self.events.iter().any(|(_, event)| wanted(event))
     }
@@ -315,6 +319,7 @@ impl Net {
 
     /// A station gets another underlay address.
     pub(super) fn move_to(&mut self, node: Node, nbma: Ipv4Addr) {
+        self.stations[node].connecting.clear();
         let station = &mut self.stations[node];
         station.nbma = nbma;
         station.public = nbma;
