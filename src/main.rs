@@ -50,10 +50,11 @@ fn main() -> ExitCode {
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     tracing_subscriber::registry().with(lines).with(arguments.log).init();
-    let outcome = match (&arguments.check, &arguments.config) {
-        (Some(file), _) => load(file).map(drop),
-        (None, Some(file)) => run(file),
-        (None, None) => Ok(()), // The parser does not let this pass.
+    let outcome = match (arguments.check, arguments.config) {
+        (None, Some(file)) => run(&file),
+        (Some(file), _) if load(&file).is_ok() => Ok(()),
+        // What is wrong has been said.
+        _ => return ExitCode::FAILURE,
     };
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     tracing::error!("{error:#}");
