@@ -68,6 +68,11 @@ impl Machine {
         self.env.counters.ike_up += 1;
         self.env.notice(remote, Some(tunnel), NoticeKind::IkeUp);
         self.succeed(now, id, name);
+        // Now we know something of the far end that it must not forget.
+        let at_same_place = |sa: &&mut IkeSa| sa.link.tunnel == tunnel && sa.link.remote.ip() == remote.ip();
+        for sa in self.sas.values_mut().filter(at_same_place) {
+            sa.link.purpose.initial_contact = false;
+        }
         let wanted = self.peers.get(&id).is_some_and(|peer| peer.wanted && !peer.has_path());
         if purpose.child || (initiator && wanted) {
             if let Some(peer) = self.peers.get_mut(&id) {

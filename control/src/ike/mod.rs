@@ -31,6 +31,8 @@ mod proposals;
 mod quick_mode;
 mod sa;
 mod status;
+#[cfg(test)]
+mod tests;
 mod vendor;
 
 pub use api::{

@@ -18,6 +18,8 @@ use crate::time::Instant;
 const SWITCH_AFTER: Duration = Duration::from_secs(5);
 /// How long a replaced pair stays for packets under way, when it is ours to delete.
 const DELETE_AFTER: Duration = Duration::from_secs(10);
+/// Time from a DELETE to its repetition, up to which the pair still receives.
+const DELETE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Time from a quick mode that failed to the next.
 const REKEY_RETRY: Duration = Duration::from_secs(5);
 /// Time before the end of the old SA at which we switch at the latest.
@@ -112,7 +114,17 @@ pub(super) struct Child {
     pub(super) rekey_at: Instant,
     pub(super) expires: Instant,
     pub(super) switch_at: Option<Instant>,
+    /// When the peer is told that it ends.
     pub(super) retire_at: Option<Instant>,
+    /// The peer has been told once.
+    pub(super) told: bool,
+}
+
+impl Child {
+    /// Whether both were begun to the same end at the same time, one by each side.
+    fn is_rival_of(&self, other: &Self) -> bool {
+        self.id != other.id && self.replaces == other.replaces && self.initiator != other.initiator
+    }
 }
 
 impl Peer {
@@ -231,33 +243,25 @@ impl Peer {
 
     /// The peer has both SAs of a new pair: use it, unless it lost against one made at the same time.
     pub(super) fn switch(&mut self, env: &mut Env, now: Instant, id: ChildId) {
-        let current = self.sending().map(|child| child.id);
-        let rival = current.and_then(|current| self.children.get(&current)).filter(|rival| {
-            self.children.get(&id).is_some_and(|child| {
-                rival.id != id && rival.replaces == child.replaces && rival.initiator != child.initiator
-            })
-        });
-        let wins =
-            rival.is_none_or(|rival| self.children.get(&id).is_some_and(|child| child.weight > rival.weight));
-        let rival = rival.map(|rival| rival.id);
-        let loser = if wins { rival } else { Some(id) };
-        if let Some(loser) = loser.and_then(|loser| self.children.get_mut(&loser))
-            && loser.initiator
-        {
-            loser.retire_at.get_or_insert(now + DELETE_AFTER);
-        }
         let Some(child) = self.children.get_mut(&id) else { return };
         (child.switch_at, child.confirmed) = (None, true);
-        if !wins {
-            return;
-        }
-        let ours = child.initiator;
-        self.install_outbound(env, now, id);
-        if ours {
-            // Who replaces takes the old ones away.
-            for child in self.children.values_mut().filter(|child| child.id < id && Some(child.id) != rival) {
-                child.retire_at.get_or_insert(now + DELETE_AFTER);
+        let Some(child) = self.children.get(&id) else { return };
+        let rival = self.sending().filter(|other| other.is_rival_of(child));
+        let wins = rival.is_none_or(|rival| child.weight > rival.weight);
+        let loser = if wins { rival.map(|rival| rival.id) } else { Some(id) };
+        // Who began a pair deletes it: its rivals if they lost, and what it replaces.
+        let replaced = self.children.values().filter(|other| {
+            wins && child.initiator && other.id < id && other.confirmed && !other.is_rival_of(child)
+        });
+        let mut ending: Vec<ChildId> = replaced.map(|other| other.id).collect();
+        ending.extend(loser.filter(|loser| self.children.get(loser).is_some_and(|child| child.initiator)));
+        for other in ending {
+            if let Some(other) = self.children.get_mut(&other) {
+                other.retire_at.get_or_insert(now + DELETE_AFTER);
             }
+        }
+        if wins {
+            self.install_outbound(env, now, id);
         }
     }
 
@@ -372,14 +376,22 @@ impl Peer {
         let switching: Vec<_> =
             self.children.values().filter(|child| due(child.switch_at)).map(|child| child.id).collect();
         switching.into_iter().for_each(|id| self.switch(env, now, id));
-        let ending: Vec<_> = self
-            .children
-            .values()
-            .filter(|child| child.expires <= now || due(child.retire_at))
-            .map(|child| (child.id, (child.expires > now).then_some(child.spi_in)))
-            .collect();
-        ending.iter().for_each(|(id, _)| self.remove_child(env, now, *id));
-        ending.into_iter().filter_map(|(_, spi)| spi).collect()
+        let mut telling = Vec::new();
+        let mut ending = Vec::new();
+        for child in self.children.values_mut() {
+            let retiring = due(child.retire_at);
+            if retiring {
+                telling.push(child.spi_in);
+            }
+            if child.expires <= now || (retiring && child.told) {
+                ending.push(child.id);
+            } else if retiring {
+                // A DELETE has no answer. Should it be lost, packets still arrive until the next one.
+                (child.told, child.retire_at) = (true, Some(now + DELETE_AGAIN_AFTER));
+            }
+        }
+        ending.into_iter().for_each(|id| self.remove_child(env, now, id));
+        telling
     }
 
     /// Where no other outbound SA is left, takes one that was held back, if there is one.

@@ -733,6 +733,7 @@ impl Context<'_> {
             expires: self.now + agreed.lifetime,
             switch_at: None,
             retire_at: None,
+            told: false,
         };
         self.peer.add_child(self.env, self.now, child, inbound);
         Ok(id)
