@@ -207,5 +207,5 @@ fn decrypt(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) {
             lanes.push(CbcDecryptLane { keys, blocks: &mut job.packet[blocks] });
         }
     }
-    kernel::cbc_decrypt(kind.kernel, &mut lanes);
+    kernel::cbc_decrypt(&mut lanes);
 }

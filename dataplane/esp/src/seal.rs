@@ -121,7 +121,7 @@ fn encrypt(burst: &mut [SealJob<'_>], members: Members, kind: Kind) {
             lanes.push(CbcEncryptLane { keys, blocks: &mut job.packet[blocks] });
         }
     }
-    kernel::cbc_encrypt(kind.kernel, &mut lanes);
+    kernel::cbc_encrypt(&mut lanes);
 }
 
 /// RFC 4303 section 3.3.2: the ICV is over everything before it, after encryption.

@@ -2,8 +2,8 @@
 
 use arrayvec::ArrayVec;
 
-use super::x86::Schedule;
 use super::x86::cbc::Job;
+use super::x86::{self, AesUnit, Schedule};
 use super::{Kernel, portable};
 use crate::burst::BURST;
 use crate::keys::CipherKey;
@@ -13,14 +13,14 @@ use crate::suite::CbcCipher;
 #[expect(clippy::large_enum_variant, reason = "the large one is the fast one: it lies in the SA")]
 pub(crate) enum CbcEncryptKeys {
     Portable(portable::CbcEncryptKeys),
-    Aes(Schedule),
+    Aes(Schedule<AesUnit>),
 }
 
 /// Key schedules for CBC decryption.
 #[expect(clippy::large_enum_variant, reason = "the large one is the fast one: it lies in the SA")]
 pub(crate) enum CbcDecryptKeys {
     Portable(portable::CbcDecryptKeys),
-    Aes(Schedule),
+    Aes(Schedule<AesUnit>),
 }
 
 /// One packet to encrypt under a CBC suite.
@@ -66,8 +66,8 @@ fn aes_key(cipher: CbcCipher, key: &CipherKey) -> Option<&[u8]> {
     }
 }
 
-/// Encrypts in place. The keys of all lanes are of one length, and expanded for `kernel`.
-pub(crate) fn cbc_encrypt(kernel: Kernel, lanes: &mut [CbcEncryptLane<'_>]) {
+/// Encrypts in place. The keys of all lanes are of one length and for one kernel.
+pub(crate) fn cbc_encrypt(lanes: &mut [CbcEncryptLane<'_>]) {
     let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
     for lane in lanes {
         match lane.keys {
@@ -75,13 +75,11 @@ pub(crate) fn cbc_encrypt(kernel: Kernel, lanes: &mut [CbcEncryptLane<'_>]) {
             CbcEncryptKeys::Aes(schedule) => jobs.push((schedule, lane.blocks.as_chunks_mut().0)),
         }
     }
-    if let Some(unit) = kernel.aes {
-        unit.cbc_encrypt(&mut jobs);
-    }
+    x86::cbc_encrypt(&mut jobs);
 }
 
-/// Decrypts in place. The keys of all lanes are of one length, and expanded for `kernel`.
-pub(crate) fn cbc_decrypt(kernel: Kernel, lanes: &mut [CbcDecryptLane<'_>]) {
+/// Decrypts in place. The keys of all lanes are of one length and for one kernel.
+pub(crate) fn cbc_decrypt(lanes: &mut [CbcDecryptLane<'_>]) {
     let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
     for lane in lanes {
         match lane.keys {
@@ -89,7 +87,5 @@ pub(crate) fn cbc_decrypt(kernel: Kernel, lanes: &mut [CbcDecryptLane<'_>]) {
             CbcDecryptKeys::Aes(schedule) => jobs.push((schedule, lane.blocks.as_chunks_mut().0)),
         }
     }
-    if let Some(unit) = kernel.aes {
-        unit.cbc_decrypt(&mut jobs);
-    }
+    x86::cbc_decrypt(&mut jobs);
 }

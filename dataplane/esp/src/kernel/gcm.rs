@@ -1,6 +1,8 @@
 //! AES-GCM on whichever kernel the keys were expanded for.
 
-use super::x86;
+use arrayvec::ArrayVec;
+
+use super::x86::{self, AesUnit};
 use super::{Kernel, portable};
 use crate::keys::CipherKey;
 use crate::suite::GcmCipher;
@@ -9,7 +11,7 @@ use crate::suite::GcmCipher;
 #[expect(clippy::large_enum_variant, reason = "the large one is the fast one: it lies in the SA")]
 pub(crate) enum GcmKeys {
     Portable(portable::GcmKeys),
-    Wide(x86::WideGcm),
+    Wide(x86::GcmKeys),
 }
 
 /// One packet to seal under AES-GCM.
@@ -35,34 +37,50 @@ impl GcmKeys {
             GcmCipher::Aes256 => 32,
         };
         let salt = std::array::from_fn(|i| key[key_len + i]);
-        match kernel.aes.and_then(|unit| unit.gcm_keys(&key[..key_len], salt)) {
-            Some(keys) => Self::Wide(keys),
+        match kernel.aes.and_then(AesUnit::gcm) {
+            Some(unit) => Self::Wide(unit.keys(&key[..key_len], salt)),
             None => Self::Portable(portable::GcmKeys::new(cipher, key)),
         }
     }
 }
 
+/// Packets that are encrypted before their tags are computed. Long enough for what was stored to be
+/// readable again without waiting, short enough to be still in the nearest cache.
+const RUN: usize = 8;
+
 /// Encrypts in place and writes the ICVs.
 pub(crate) fn gcm_seal(lanes: &mut [GcmSealLane<'_>]) {
-    for lane in lanes {
-        match lane.keys {
-            GcmKeys::Portable(keys) => keys.seal(lane.packet),
-            GcmKeys::Wide(keys) => keys.seal(lane.packet),
+    for run in lanes.chunks_mut(RUN) {
+        let mut masks = ArrayVec::<_, RUN>::new();
+        for lane in &mut *run {
+            match lane.keys {
+                GcmKeys::Portable(keys) => keys.seal(lane.packet),
+                GcmKeys::Wide(keys) => masks.push(keys.crypt(lane.packet)),
+            }
+        }
+        let wide = run.iter_mut().filter_map(|lane| match lane.keys {
+            GcmKeys::Portable(_) => None,
+            GcmKeys::Wide(keys) => Some((keys, &mut *lane.packet)),
+        });
+        for ((keys, packet), mask) in wide.zip(masks) {
+            keys.write_icv(packet, mask);
         }
     }
 }
 
 /// Checks the ICVs, and then decrypts the authentic packets in place.
 pub(crate) fn gcm_open(lanes: &mut [GcmOpenLane<'_>]) {
-    for lane in &mut *lanes {
-        lane.authentic = match lane.keys {
-            GcmKeys::Portable(keys) => keys.open(lane.packet),
-            GcmKeys::Wide(keys) => keys.verify(lane.packet),
-        };
-    }
-    for lane in lanes.iter_mut().filter(|lane| lane.authentic) {
-        if let GcmKeys::Wide(keys) = lane.keys {
-            keys.decrypt(lane.packet);
+    for run in lanes.chunks_mut(RUN) {
+        for lane in &mut *run {
+            lane.authentic = match lane.keys {
+                GcmKeys::Portable(keys) => keys.open(lane.packet),
+                GcmKeys::Wide(keys) => keys.verify(lane.packet),
+            };
+        }
+        for lane in run.iter_mut().filter(|lane| lane.authentic) {
+            if let GcmKeys::Wide(keys) = lane.keys {
+                keys.crypt(lane.packet);
+            }
         }
     }
 }

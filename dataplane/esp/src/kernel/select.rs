@@ -45,8 +45,9 @@ impl fmt::Display for Kernel {
             Some(ShaUnit::ShaNi) => "SHA-NI, 4 packets",
         };
         let gcm = match self.aes {
+            None | Some(AesUnit::AesNi) => "portable",
+            Some(AesUnit::Vaes256) => "VAES-256",
             Some(AesUnit::Vaes512) => "VAES-512",
-            _ => "portable",
         };
         write!(f, "AES-CBC {cbc}; HMAC-SHA1 and SHA256 {sha}; AES-GCM {gcm}; all else portable")
     }

@@ -39,7 +39,7 @@ fn cbc_encrypt(cipher: CbcCipher, key: &[u8], iv: &[u8], plain: &[u8]) -> Vec<u8
     let texts = Kernel::available().map(|kernel| {
         let keys = CbcEncryptKeys::new(kernel, cipher, &cipher_key(key));
         let mut blocks = sealed.clone();
-        kernel::cbc_encrypt(kernel, &mut [CbcEncryptLane { keys: &keys, blocks: &mut blocks }]);
+        kernel::cbc_encrypt(&mut [CbcEncryptLane { keys: &keys, blocks: &mut blocks }]);
         assert_eq!(&blocks[..iv.len()], iv, "{kernel}");
         blocks.split_off(iv.len())
     });
@@ -57,7 +57,7 @@ fn cbc_decrypt(cipher: CbcCipher, key: &[u8], iv: &[u8], text: &[u8]) -> Vec<u8>
     agreed(Kernel::available().map(|kernel| {
         let keys = CbcDecryptKeys::new(kernel, cipher, &cipher_key(key));
         let mut blocks = [iv, text].concat();
-        kernel::cbc_decrypt(kernel, &mut [CbcDecryptLane { keys: &keys, blocks: &mut blocks }]);
+        kernel::cbc_decrypt(&mut [CbcDecryptLane { keys: &keys, blocks: &mut blocks }]);
         blocks.split_off(iv.len())
     }))
 }

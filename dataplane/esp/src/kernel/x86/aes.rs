@@ -5,39 +5,34 @@ use std::arch::x86_64::{
     _mm_cvtsi128_si32, _mm_shuffle_epi32, _mm_xor_si128,
 };
 
-use zeroize::{DefaultIsZeroes, Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroize;
 
 use super::{Block, load, store};
-use crate::suite::GCM_SALT_LEN;
 
 /// Round keys of AES-256; shorter keys have fewer.
 pub(crate) const ROUND_KEYS: usize = 15;
 
-/// Round keys in the order they are used, four cache lines in one piece.
-#[derive(Zeroize, ZeroizeOnDrop)]
+/// Round keys in the order they are used, four cache lines in one piece, with a little of something
+/// else in the room that is left.
 #[repr(C, align(64))]
-pub(crate) struct Schedule {
+pub(crate) struct Schedule<T> {
     round_keys: [Block; ROUND_KEYS],
     rounds: Rounds,
-    /// What an AES-GCM key brings with it, in a place that is free; 0 otherwise.
-    pub(crate) salt: [u8; GCM_SALT_LEN],
+    pub(super) with: T,
 }
 
 /// Of few values, so that what contains a schedule finds room for its own tag here.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 enum Rounds {
-    #[default]
     Aes128 = 10,
     Aes192 = 12,
     Aes256 = 14,
 }
 
-impl DefaultIsZeroes for Rounds {}
-
-impl Schedule {
+impl<T> Schedule<T> {
     /// For encryption, from a key of 16, 24 or 32 bytes. Needs AES-NI.
     #[target_feature(enable = "aes")]
-    pub(crate) fn encrypting(key: &[u8]) -> Self {
+    pub(crate) fn encrypting(key: &[u8], with: T) -> Self {
         let words = key.len() / 4;
         let rounds = match words {
             4 => Rounds::Aes128,
@@ -64,13 +59,13 @@ impl Schedule {
             *bytes = word.to_le_bytes();
         }
         w.zeroize();
-        Self { round_keys, rounds, salt: [0; GCM_SALT_LEN] }
+        Self { round_keys, rounds, with }
     }
 
     /// For decryption by the equivalent inverse cipher (FIPS 197 section 5.3.5). Needs AES-NI.
     #[target_feature(enable = "aes")]
-    pub(crate) fn decrypting(key: &[u8]) -> Self {
-        let mut schedule = Self::encrypting(key);
+    pub(crate) fn decrypting(key: &[u8], with: T) -> Self {
+        let mut schedule = Self::encrypting(key, with);
         let rounds = schedule.rounds();
         schedule.round_keys[..=rounds].reverse();
         for round_key in &mut schedule.round_keys[1..rounds] {
@@ -108,6 +103,12 @@ impl Schedule {
             s = _mm_aesenc_si128(s, load(round_key));
         }
         store(block, _mm_aesenclast_si128(s, load(last)));
+    }
+}
+
+impl<T> Drop for Schedule<T> {
+    fn drop(&mut self) {
+        self.round_keys.zeroize();
     }
 }
 

@@ -4,10 +4,10 @@ use std::arch::x86_64::*;
 
 use super::aes::{ROUND_KEYS, Schedule};
 use super::lanes::{Lanes, drive};
-use super::{Block, load, load_256, load_512, store, store_256, store_512};
+use super::{AesUnit, Block, load, load_256, load_512, store, store_256, store_512};
 
 /// A packet: its key and its blocks, the first of which is where the IV goes.
-pub(crate) type Job<'a> = (&'a Schedule, &'a mut [Block]);
+pub(crate) type Job<'a> = (&'a Schedule<AesUnit>, &'a mut [Block]);
 
 /// Packets being encrypted, one to a lane, each chained for itself.
 struct Encryption<'j, 'a, const N: usize> {
@@ -250,7 +250,7 @@ pub(crate) fn decrypt_512(jobs: &mut [Job<'_>]) {
 /// Decrypts all of `piece` but its first block, up to `4 * V` blocks.
 #[target_feature(enable = "avx512f,vaes")]
 #[inline]
-fn piece_512<const V: usize>(schedule: &Schedule, piece: &mut [Block]) {
+fn piece_512<const V: usize>(schedule: &Schedule<AesUnit>, piece: &mut [Block]) {
     let blocks = piece.len() - 1;
     let (keys, last) = schedule.split();
     let key = |key: &Block| _mm512_broadcast_i32x4(load(key));
@@ -305,7 +305,7 @@ pub(crate) fn decrypt_256(jobs: &mut [Job<'_>]) {
 /// Decrypts the last `2 * V` of more blocks than that, and returns the blocks before them.
 #[target_feature(enable = "avx2,vaes")]
 #[inline]
-fn piece_256<'a, const V: usize>(schedule: &Schedule, blocks: &'a mut [Block]) -> &'a mut [Block] {
+fn piece_256<'a, const V: usize>(schedule: &Schedule<AesUnit>, blocks: &'a mut [Block]) -> &'a mut [Block] {
     let (keys, last) = schedule.split();
     let key = |key: &Block| _mm256_broadcastsi128_si256(load(key));
     let rest = blocks.len() - 2 * V;
@@ -350,7 +350,7 @@ pub(crate) fn decrypt_128(jobs: &mut [Job<'_>]) {
 /// Decrypts the last `V` of more blocks than that, and returns the blocks before them.
 #[target_feature(enable = "avx,aes")]
 #[inline]
-fn piece_128<'a, const V: usize>(schedule: &Schedule, blocks: &'a mut [Block]) -> &'a mut [Block] {
+fn piece_128<'a, const V: usize>(schedule: &Schedule<AesUnit>, blocks: &'a mut [Block]) -> &'a mut [Block] {
     let (keys, last) = schedule.split();
     let rest = blocks.len() - V;
     let piece = &blocks[rest - 1..];

@@ -8,13 +8,16 @@
 mod aes;
 pub(crate) mod cbc;
 mod gcm;
+mod gcm_256;
+mod gcm_512;
 mod hmac;
 mod lanes;
 mod sha_ni;
 mod unit;
 
 pub(crate) use aes::Schedule;
-pub(crate) use unit::{AesUnit, ShaUnit, WideGcm};
+pub(crate) use gcm::GcmKeys;
+pub(crate) use unit::{AesUnit, GcmUnit, ShaUnit, cbc_decrypt, cbc_encrypt};
 
 use std::arch::x86_64::{
     __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128,

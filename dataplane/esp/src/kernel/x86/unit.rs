@@ -1,9 +1,11 @@
 //! Proofs that the CPU has what a kernel needs.
 
+use std::arch::x86_64::{__m128i, _mm_xor_si128};
+
 use super::gcm::GcmKeys;
 use super::hmac::tags;
 use super::sha_ni::{self, LANES};
-use super::{Schedule, cbc, gcm};
+use super::{Schedule, cbc, gcm, gcm_256, gcm_512, store};
 use crate::kernel::{MacKeys, MacLane};
 use crate::suite::GCM_SALT_LEN;
 
@@ -35,70 +37,111 @@ impl AesUnit {
     }
 
     /// Expands a key of 16, 24 or 32 bytes for encryption.
-    pub(crate) fn encrypting(self, key: &[u8]) -> Schedule {
+    pub(crate) fn encrypting(self, key: &[u8]) -> Schedule<Self> {
         // SAFETY: every unit has AES-NI.
-        unsafe { Schedule::encrypting(key) }
+        unsafe { Schedule::encrypting(key, self) }
     }
 
     /// Expands a key of 16, 24 or 32 bytes for decryption.
-    pub(crate) fn decrypting(self, key: &[u8]) -> Schedule {
+    pub(crate) fn decrypting(self, key: &[u8]) -> Schedule<Self> {
         // SAFETY: every unit has AES-NI.
-        unsafe { Schedule::decrypting(key) }
+        unsafe { Schedule::decrypting(key, self) }
     }
 
-    /// Encrypts whole packets in place, chained from a block of zeros. The keys are of one length.
-    pub(crate) fn cbc_encrypt(self, jobs: &mut [cbc::Job<'_>]) {
-        // SAFETY: the unit has the features that its kernel is for.
-        unsafe {
-            match self {
-                Self::AesNi => cbc::encrypt_128(jobs),
-                Self::Vaes256 => cbc::encrypt_256(jobs),
-                Self::Vaes512 => cbc::encrypt_512(jobs),
-            }
-        }
-    }
-
-    /// Decrypts whole packets in place; the first block of each is the IV.
-    pub(crate) fn cbc_decrypt(self, jobs: &mut [cbc::Job<'_>]) {
-        // SAFETY: the unit has the features that its kernel is for.
-        unsafe {
-            match self {
-                Self::AesNi => cbc::decrypt_128(jobs),
-                Self::Vaes256 => cbc::decrypt_256(jobs),
-                Self::Vaes512 => cbc::decrypt_512(jobs),
-            }
+    /// The unit for AES-GCM that comes with this one.
+    pub(crate) fn gcm(self) -> Option<GcmUnit> {
+        match self {
+            Self::AesNi => None,
+            Self::Vaes256 => Some(GcmUnit::Vaes256),
+            Self::Vaes512 => Some(GcmUnit::Vaes512),
         }
     }
 }
 
-/// AES-GCM keys together with the proof that there are instructions for them.
-pub(crate) struct WideGcm(GcmKeys);
-
-impl AesUnit {
-    /// Expands an AES-GCM key of 16 or 32 bytes, if this unit has a kernel for that.
-    pub(crate) fn gcm_keys(self, key: &[u8], salt: [u8; GCM_SALT_LEN]) -> Option<WideGcm> {
-        // SAFETY: the unit has carry-less multiplication, and with it SSSE3.
-        (self == Self::Vaes512).then(|| WideGcm(unsafe { GcmKeys::new(key, salt) }))
+/// Encrypts whole packets in place, chained from a block of zeros. The keys are of one length, and of
+/// one unit.
+pub(crate) fn cbc_encrypt(jobs: &mut [cbc::Job<'_>]) {
+    // SAFETY: the unit has the features that its kernel is for.
+    unsafe {
+        match jobs.first().map(|job| job.0.with) {
+            None => {}
+            Some(AesUnit::AesNi) => cbc::encrypt_128(jobs),
+            Some(AesUnit::Vaes256) => cbc::encrypt_256(jobs),
+            Some(AesUnit::Vaes512) => cbc::encrypt_512(jobs),
+        }
     }
 }
 
-impl WideGcm {
-    /// Encrypts a packet in place and writes its ICV.
-    pub(crate) fn seal(&self, packet: &mut [u8]) {
-        // SAFETY: such keys are made only where the CPU has the features.
-        unsafe { gcm::seal_512(&self.0, packet) }
+/// Decrypts whole packets in place; the first block of each is the IV. The keys are of one unit.
+pub(crate) fn cbc_decrypt(jobs: &mut [cbc::Job<'_>]) {
+    // SAFETY: the unit has the features that its kernel is for.
+    unsafe {
+        match jobs.first().map(|job| job.0.with) {
+            None => {}
+            Some(AesUnit::AesNi) => cbc::decrypt_128(jobs),
+            Some(AesUnit::Vaes256) => cbc::decrypt_256(jobs),
+            Some(AesUnit::Vaes512) => cbc::decrypt_512(jobs),
+        }
+    }
+}
+
+/// What AES-GCM runs on. A value of it exists only where the CPU can do that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GcmUnit {
+    /// 256-bit registers.
+    Vaes256,
+    /// 512-bit registers.
+    Vaes512,
+}
+
+impl GcmUnit {
+    /// Expands a key of 16 or 32 bytes.
+    pub(crate) fn keys(self, key: &[u8], salt: [u8; GCM_SALT_LEN]) -> GcmKeys {
+        // SAFETY: every unit has AES-NI and carry-less multiplication, and with them SSSE3.
+        unsafe { GcmKeys::new(self, key, salt) }
+    }
+}
+
+/// What is done with a packet, on the unit that the keys were expanded for.
+impl GcmKeys {
+    /// Encrypts or decrypts the text of a packet in place, and returns the mask of its tag.
+    #[inline]
+    pub(crate) fn crypt(&self, packet: &mut [u8]) -> __m128i {
+        // SAFETY: the unit has the features that its kernel is for.
+        unsafe {
+            match self.schedule.with.unit {
+                GcmUnit::Vaes256 => gcm_256::crypt(self, packet),
+                GcmUnit::Vaes512 => gcm_512::crypt(self, packet),
+            }
+        }
     }
 
-    /// Whether the ICV of a packet is right.
+    /// Writes the ICV of an encrypted packet.
+    #[inline]
+    pub(crate) fn write_icv(&self, packet: &mut [u8], mask: __m128i) {
+        let tag = self.tag(packet, mask);
+        if let Some(icv) = packet.last_chunk_mut() {
+            store(icv, tag);
+        }
+    }
+
+    /// Whether the ICV of a packet is right; in constant time.
+    #[inline]
     pub(crate) fn verify(&self, packet: &[u8]) -> bool {
-        // SAFETY: such keys are made only where the CPU has the features.
-        unsafe { gcm::verify_512(&self.0, packet) }
+        // SAFETY: every unit has AES-NI and SSE 4.1.
+        unsafe { gcm::has_icv(packet, self.tag(packet, self.tag_mask(packet))) }
     }
 
-    /// Decrypts a packet in place.
-    pub(crate) fn decrypt(&self, packet: &mut [u8]) {
-        // SAFETY: such keys are made only where the CPU has the features.
-        unsafe { gcm::crypt_512(&self.0, packet) };
+    #[inline]
+    fn tag(&self, packet: &[u8], mask: __m128i) -> __m128i {
+        // SAFETY: the unit has the features that its kernel is for; SSE2 is part of x86-64.
+        unsafe {
+            let hash = match self.schedule.with.unit {
+                GcmUnit::Vaes256 => gcm_256::hash(self, packet),
+                GcmUnit::Vaes512 => gcm_512::hash(self, packet),
+            };
+            _mm_xor_si128(hash, mask)
+        }
     }
 }
 
