@@ -356,3 +356,30 @@ fn a_link_broadcast_does_not_become_a_unicast() {
     site.run();
     assert_eq!((site.drops(), site.host_received()), (vec![(DropReason::NotForwarded, 1)], vec![]));
 }
+
+#[test]
+fn an_empty_pool_costs_packets_but_no_buffers() {
+    let (mut site, mut other) = (Site::new(1), Site::new(2));
+    connect(&mut site, &mut other, &security(), 1);
+    site.tunnel(|tunnel| tunnel.multicast = [peer(2); 3].into());
+    site.publish();
+    let mut all: Vec<_> = std::iter::from_fn(|| site.pool.alloc()).collect();
+    // Two fragments more than the packet's own buffer, and the copy that reports an SPI.
+    all.truncate(all.len() - 2);
+    site.host_sends(&packet(host(1), host(2), &[0; 4000]).bytes());
+    site.wan_sends(&esp_packet(wan_address(2), wan_address(1), &[9; 100]));
+    site.run();
+    // Dropping the unknown one gave a buffer back, which was one too few.
+    assert_eq!(site.sent(WAN).len(), 0);
+    assert_eq!(site.drops(), [(DropReason::UnknownSpi, 1), (DropReason::NoBuffer, 2)]);
+
+    // Copies. The injected packet takes the one buffer that is left, and goes out itself as the last of three.
+    all.push(site.pool.alloc().unwrap());
+    let hello = packet(overlay_address(1), Ipv4Addr::new(224, 0, 0, 5), b"").bytes();
+    site.workers[0].control.injector.send(Inject::Multicast { tunnel: TUNNEL, packet: hello }).unwrap();
+    site.run();
+    assert_eq!(site.sent(WAN).len(), 1);
+    assert_eq!(site.drops(), [(DropReason::UnknownSpi, 1), (DropReason::NoBuffer, 4)]);
+    drop(all);
+    assert_eq!(site.pool.in_use(), 0);
+}
