@@ -61,6 +61,7 @@ pub struct Engine {
     /// The peer whose counters were looked at last.
     observed: Option<PeerId>,
     start: Start,
+    started: Instant,
     rng: ChaCha20Rng,
     closing: bool,
     outputs: VecDeque<Output>,
@@ -147,6 +148,7 @@ impl Engine {
             alarms: Timers::new(),
             observed: None,
             start,
+            started: now,
             rng,
             closing: false,
             outputs: VecDeque::new(),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dmvpn_tables::esp::{InboundSa, IvSeed, OutboundSa, WindowSize};
 use dmvpn_tables::{
@@ -51,6 +52,8 @@ pub struct Peer {
     retired: Traffic,
     /// Packets when last looked at.
     seen: Traffic,
+    /// Since when we send to it and nothing comes back.
+    silent_since: Option<Instant>,
 }
 
 /// How packets to and from a peer are protected.
@@ -272,6 +275,7 @@ impl Peer {
             security,
             retired: Traffic::default(),
             seen: Traffic::default(),
+            silent_since: None,
         }
     }
 
@@ -330,6 +334,21 @@ impl Peer {
         };
         self.seen = total;
         observed
+    }
+
+    /// Whether it left what we sent unanswered for `silence`, by what was seen since the last call; only
+    /// then, and not whenever it is idle, is it worth a probe (RFC 3706 section 5.5).
+    pub fn is_doubtful(&mut self, now: Instant, traffic: Traffic, silence: Duration) -> bool {
+        if traffic.received > 0 {
+            self.silent_since = None;
+        } else if traffic.sent > 0 {
+            self.silent_since.get_or_insert(now);
+        }
+        let doubtful = self.silent_since.is_some_and(|since| now.since(since) >= silence);
+        if doubtful {
+            self.silent_since = None;
+        }
+        doubtful
     }
 
     /// Writes the peer as workers see it: not at all without a path or an underlay next hop, or if the

@@ -46,12 +46,7 @@ impl Engine {
             PuntReason::PeerMoved { peer, to } => {
                 self.ike.handle(now, ike::Input::PeerMoved { peer, to });
             }
-            PuntReason::UnknownSpi { spi } => {
-                let Some(remote) = source(&packet) else { return };
-                if self.unknown_spi.allow(now) {
-                    self.ike.handle(now, ike::Input::UnknownSpi { spi, remote });
-                }
-            }
+            PuntReason::UnknownSpi { spi } => self.unknown_spi(now, spi, &packet),
         }
     }
 

@@ -18,9 +18,12 @@ use crate::{ike, nhrp};
 /// A peer without any binding is given this long to get one.
 const UNBOUND: Duration = Duration::from_secs(120);
 
-/// How often an unknown SPI may be answered.
+/// How long after our start peers may still send by the SAs of our previous life.
+const PREVIOUS_LIFE: Duration = Duration::from_secs(300);
+
+/// How often an unknown SPI may be acted upon.
 pub(super) const fn unknown_spi_limit() -> RateLimit {
-    RateLimit::new(Duration::from_millis(100), 20)
+    RateLimit::new(Duration::from_millis(10), 100)
 }
 
 impl Engine {
@@ -76,6 +79,27 @@ impl Engine {
                 self.notice(Some(tunnel), What::ConnectFailed { remote, reason });
             }
             ike::Event::Notice(notice) => self.notice(notice.tunnel, What::Ike(notice)),
+        }
+    }
+
+    /// ESP came with an SPI that we do not know. A peer that we have an IKE SA with is told to forget it. If
+    /// we started only lately, the sender knows us from before, and waits for answers that will never come:
+    /// we call it, instead of waiting until it notices.
+    pub(super) fn unknown_spi(&mut self, now: Instant, spi: u32, packet: &[u8]) {
+        let Ok((header, _)) = ipv4::Header::view(packet) else { return };
+        let (remote, ours) = (header.source(), header.destination());
+        if !self.unknown_spi.allow(now) {
+            return;
+        }
+        self.ike.handle(now, ike::Input::UnknownSpi { spi, remote });
+        let tunnel = tunnels(&self.config)
+            .map(|(id, _)| id)
+            .find(|id| self.is_protected(*id) && self.local_address(*id) == Some(ours));
+        let Some(tunnel) = tunnel.filter(|_| !self.closing && now.since(self.started) < PREVIOUS_LIFE) else {
+            return;
+        };
+        if self.peers.at(tunnel, remote).next().is_none() {
+            self.ike.handle(now, ike::Input::Connect { tunnel, remote });
         }
     }
 

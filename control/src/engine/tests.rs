@@ -51,7 +51,10 @@ impl Bench {
 
     fn injects(&mut self) -> Vec<Inject> {
         let outputs = self.outputs();
-        outputs.into_iter().filter_map(|of| if let Output::Inject(inject) = of { Some(inject) } else { None }).collect()
+        outputs
+            .into_iter()
+            .filter_map(|of| if let Output::Inject(inject) = of { Some(inject) } else { None })
+            .collect()
     }
 
     fn punt(&mut self, reason: PuntReason, packet: &[u8]) {
@@ -266,7 +269,10 @@ fn a_reload_changes_what_changed_and_no_more() {
 
     let other = SPOKE
         .replace("192.168.2.1/24", "192.168.22.1/24")
-        .replace("[protocols.static.route.\"192.168.3.0/24\"]", "[protocols.static.route.\"192.168.33.0/24\"]")
+        .replace(
+            "[protocols.static.route.\"192.168.3.0/24\"]",
+            "[protocols.static.route.\"192.168.33.0/24\"]",
+        )
         .replace("key = 1", "key = 2");
     let other = Arc::new(dmvpn_config::parse(&other, "test.toml").unwrap());
     bench.engine.handle(bench.now, Input::Config(other));
@@ -332,7 +338,8 @@ fn shows_without_secrets() {
         assert!(!text.contains("SECRET"), "{text}");
     }
     let Response::Routes(routes) = bench.engine.request(bench.now, Request::Show(Routes)) else { panic!() };
-    let far = routes.iter().find(|route| route.prefix.contains(FAR_HOST) && route.prefix.prefix() == 24).unwrap();
+    let far =
+        routes.iter().find(|route| route.prefix.contains(FAR_HOST) && route.prefix.prefix() == 24).unwrap();
     assert_eq!((far.origin.as_str(), far.path.as_str()), ("static", "unreachable"));
     assert_eq!(far.next_hop, Some(Ipv4Addr::new(10, 0, 0, 3)));
     let nobody = Request::Disconnect { peer: Some(FAR_HOST) };

@@ -10,6 +10,8 @@ use crate::{ike, nhrp};
 const TICK: Duration = Duration::from_millis(100);
 const ROUND: usize = 20;
 const AT_LEAST: usize = 16;
+/// A peer that we send to and hear nothing of for so long is asked whether it is there.
+const SILENCE: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Begins to look at counters, if that is not under way.
@@ -38,7 +40,13 @@ impl Engine {
         let packets = observed.traffic.received + observed.traffic.sent;
         if packets > 0 {
             peer.last_used = Some(now);
+        }
+        let doubtful = peer.is_doubtful(now, observed.traffic, SILENCE);
+        if packets > 0 {
             self.tell_nhrp(now, tunnel, nhrp::Input::Used { peer: id, packets });
+        }
+        if doubtful {
+            self.ike.handle(now, ike::Input::Probe { peer: id });
         }
         if observed.traffic.received > 0 {
             self.ike.handle(now, ike::Input::Alive { peer: id });

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use dmvpn_tables::esp::KeyMaterial;
 use dmvpn_tables::{Tunnel, UdpPorts};
 
@@ -132,4 +130,21 @@ fn no_clear_peer_on_a_protected_tunnel() {
         peers.remove(&mut tables, id).unwrap();
         assert!(peers.clear.is_empty(), "its handle is given back");
     }
+}
+
+#[test]
+fn a_peer_is_doubtful_when_what_we_send_stays_unanswered() {
+    let at = endpoints([203, 0, 113, 2], None);
+    let mut peer = Peer::protected(TUNNEL, at, identity(), None);
+    let silence = Duration::from_secs(5);
+    let mut see = |second: u64, received, sent| {
+        let now = Instant::from_micros(second * 1_000_000);
+        peer.is_doubtful(now, Traffic { received, sent }, silence)
+    };
+    assert!(!see(0, 0, 0) && !see(60, 0, 0), "an idle peer");
+    assert!(!see(61, 0, 9) && !see(63, 5, 9), "it answers");
+    assert!(!see(64, 0, 1) && !see(66, 0, 0) && !see(68, 0, 0));
+    assert!(see(69, 0, 0), "one packet, and silence since");
+    assert!(!see(70, 0, 1), "asked once per silence");
+    assert!(see(75, 0, 1));
 }

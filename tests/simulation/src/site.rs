@@ -27,6 +27,8 @@ pub struct Options {
     pub esp_lifetime: u32,
     /// `ike-group lifetime`, in seconds.
     pub ike_lifetime: u32,
+    /// `dead-peer-detection`: interval and timeout, in seconds.
+    pub dead_peer_detection: (u32, u32),
     /// `nhrp holding-time`, in seconds.
     pub holding_time: u16,
     /// Bound to an IPsec profile.
@@ -35,7 +37,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mode: "tunnel", esp_lifetime: 1800, ike_lifetime: 3600, holding_time: 300, protected: true }
+        Self {
+            mode: "tunnel",
+            esp_lifetime: 1800,
+            ike_lifetime: 3600,
+            dead_peer_detection: (30, 120),
+            holding_time: 300,
+            protected: true,
+        }
     }
 }
 
@@ -83,7 +92,8 @@ impl Site {
     /// The configuration file.
     pub fn configuration(&self) -> String {
         let Self { number, wan, .. } = self;
-        let Options { mode, esp_lifetime, ike_lifetime, holding_time, protected } = &self.options;
+        let Options { mode, esp_lifetime, ike_lifetime, holding_time, protected, .. } = &self.options;
+        let (interval, timeout) = self.options.dead_peer_detection;
         let (overlay, gateway) = (self.overlay(), self.gateway());
         let mut text = format!(
             r#"
@@ -141,6 +151,10 @@ interface = "eth0"
 [vpn.ipsec.ike-group.IKE]
 key-exchange = "ikev1"
 lifetime = {ike_lifetime}
+
+[vpn.ipsec.ike-group.IKE.dead-peer-detection]
+interval = {interval}
+timeout = {timeout}
 
 [vpn.ipsec.ike-group.IKE.proposal.1]
 encryption = "aes256"

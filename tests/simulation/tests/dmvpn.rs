@@ -26,21 +26,21 @@ fn network(seed: u64, faults: Faults, spokes: u8, options: &Options) -> Network 
 
 fn all_register(network: &mut Network, spokes: usize, limit: Duration) {
     if !network.run_until(limit, |network| network.registered(HUB_ID) == spokes) {
-        panic!("{} of {spokes}\n{}", network.registered(HUB_ID), network.log(HUB_ID));
+        let logs: String =
+            (0..=spokes.min(3)).map(|site| format!("site {site}\n{}", network.log(site))).collect();
+        panic!("{} of {spokes}\n{logs}", network.registered(HUB_ID));
     }
 }
 
-/// Pings until the packets go directly, and says how many were not answered.
+/// Pings until an answer comes as fast as only the direct way is, and says how many pings were not answered.
 fn until_direct(network: &mut Network, from: SiteId, to: SiteId, limit: Duration) -> usize {
     let end = network.time() + limit;
     let mut pings = Vec::new();
     loop {
-        let before = (network.traffic(from, to).esp, network.traffic(to, from).esp);
         let ping = network.ping(from, to);
         pings.push(ping);
         network.run(Duration::from_millis(200));
-        let after = (network.traffic(from, to).esp, network.traffic(to, from).esp);
-        if network.answer(from, ping).is_some() && after.0 > before.0 && after.1 > before.1 {
+        if network.answer(from, ping).is_some_and(|time| time < Duration::from_millis(30)) {
             return pings.iter().filter(|ping| network.answer(from, **ping).is_none()).count();
         }
         assert!(network.time() < end, "no shortcut\n{}\n{}", network.log(from), network.log(HUB_ID));
@@ -129,6 +129,43 @@ fn shortcuts_outlive_the_hub_and_the_spokes_come_back_to_it() {
 }
 
 #[test]
+fn a_hub_that_lost_its_memory_is_back_before_its_spokes_notice() {
+    let mut network = network(7, GOOD, 3, &Options::default());
+    all_register(&mut network, 3, seconds(10));
+    network.switch_off(HUB_ID);
+    network.run(seconds(2));
+    network.switch_on(HUB_ID);
+    for spoke in 1..=3 {
+        network.ping(spoke, HUB_ID);
+    }
+    all_register(&mut network, 3, seconds(2));
+    for spoke in 1..=3 {
+        let (_, lost) = network.ping_train(spoke, HUB_ID, Duration::from_millis(100), seconds(20));
+        assert_eq!(lost, vec![], "{}", network.log(HUB_ID));
+    }
+}
+
+#[test]
+fn spokes_behind_a_nat_notice_that_the_hub_lost_its_memory() {
+    let options = Options { mode: "transport", dead_peer_detection: (5, 15), ..Options::default() };
+    let mut network = network(8, GOOD, 0, &options);
+    let shared = "203.0.200.34".parse().unwrap();
+    for number in [21, 22] {
+        network.add(Site::behind_nat(number, shared, options.clone()));
+    }
+    all_register(&mut network, 2, seconds(20));
+    network.switch_off(HUB_ID);
+    network.run(seconds(2));
+    network.switch_on(HUB_ID);
+    for _ in 0..30 {
+        network.ping(1, HUB_ID);
+        network.ping(2, HUB_ID);
+        network.run(seconds(1));
+    }
+    all_register(&mut network, 2, seconds(1));
+}
+
+#[test]
 fn spokes_behind_nats_register_and_talk() {
     let options = Options { mode: "transport", ..Options::default() };
     let mut network = network(5, GOOD, 1, &options);
@@ -180,6 +217,7 @@ fn storm(seed: u64) -> (u64, u64) {
         network.add(Site::behind_nat(number, public, options.clone()));
     }
     all_register(&mut network, 50, seconds(180));
+    println!("{:?}: all registered", network.time());
     for from in [1, 7, 13, 42] {
         until_direct(&mut network, from, from + 1, seconds(120));
     }
@@ -188,6 +226,7 @@ fn storm(seed: u64) -> (u64, u64) {
     assert!(lost.len() * 5 < sent, "{} of {sent} lost", lost.len());
     network.switch_on(HUB_ID);
     all_register(&mut network, 50, seconds(400));
+    println!("{:?}: all registered again", network.time());
     assert_eq!(network.total().clear, 0);
     network.digest()
 }
@@ -195,7 +234,7 @@ fn storm(seed: u64) -> (u64, u64) {
 #[test]
 fn fifty_spokes_converge_on_bad_cables_and_the_same_seed_gives_the_same_bytes() {
     let first = storm(50);
-    assert!(first.1 > 10_000);
+    assert!(first.1 > 3_000, "{} frames", first.1);
     assert_eq!(first, storm(50));
     assert_ne!(first, storm(51));
 }
