@@ -16,6 +16,16 @@ fn example(name: &str) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
+/// An example without its section on dead peers.
+fn without_detection(text: &str) -> String {
+    let is_header = |line: &str| line.starts_with('[');
+    let start =
+        text.lines().position(|line| is_header(line) && line.contains("dead-peer-detection")).unwrap();
+    let end = start + 1 + text.lines().skip(start + 1).position(is_header).unwrap();
+    let kept = text.lines().enumerate().filter(|(number, _)| !(start..end).contains(number));
+    kept.map(|(_, line)| format!("{line}\n")).collect()
+}
+
 /// The configuration of a text without errors.
 #[track_caller]
 fn accepted(text: &str) -> Config {

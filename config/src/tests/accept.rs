@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{accepted, example};
+use super::{accepted, example, without_detection};
 use crate::*;
 
 fn secret(text: &str) -> Secret {
@@ -55,7 +55,7 @@ fn hub_of_the_document() {
                 name: String::from("IKE-HUB"),
                 lifetime: 3600,
                 proposals: proposals(DhGroup::Modp1024),
-                dead_peer_detection: Some(DeadPeerDetection { interval: 30, timeout: 120 }),
+                dead_peer_detection: Some(DeadPeerDetection { interval: 5, timeout: 15 }),
             },
             esp: EspGroup {
                 name: String::from("ESP-HUB"),
@@ -208,16 +208,6 @@ fn options_of_ipsec() {
     effect("lifetime = 1800", "lifetime = 1800\nreplay-window = 4096", |config| {
         profile(config).esp.replay_window = 4096;
     });
-    effect("lifetime = 3600", "lifetime = 3600\ndead-peer-detection = \"disable\"", |config| {
-        profile(config).ike.dead_peer_detection = None;
-    });
-    effect(
-        "lifetime = 3600",
-        "lifetime = 3600\ndead-peer-detection = { interval = 2, timeout = 86400 }",
-        |config| {
-            profile(config).ike.dead_peer_detection = Some(DeadPeerDetection { interval: 2, timeout: 86400 });
-        },
-    );
     effect("encryption = \"aes256\"", "", |config| {
         profile(config).ike.proposals[0].encryption = Encryption::Aes128;
     });
@@ -227,6 +217,25 @@ fn options_of_ipsec() {
     });
     effect("mode = \"pre-shared-secret\"", "", |_| {});
     effect("interface = \"eth0\"", "interface = [\"eth0\"]", |_| {});
+}
+
+#[test]
+fn dead_peer_detection() {
+    let interval = |config: &mut Config, interval, timeout| {
+        profile(config).ike.dead_peer_detection = Some(DeadPeerDetection { interval, timeout });
+    };
+    effect("interval = 5\ntimeout = 15", "interval = 2\ntimeout = 86400", |config| {
+        interval(config, 2, 86400)
+    });
+    effect("interval = 5\ntimeout = 15", "", |config| interval(config, 30, 120));
+    let group = "key-exchange = \"ikev1\"";
+    for (word, detection) in [
+        ("", Some(DeadPeerDetection { interval: 30, timeout: 120 })),
+        ("dead-peer-detection = \"disable\"", None),
+    ] {
+        let text = without_detection(&example("hub.toml")).replace(group, word);
+        assert_eq!(accepted(&text).tunnels[0].profile.as_ref().unwrap().ike.dead_peer_detection, detection);
+    }
 }
 
 #[test]
@@ -355,8 +364,7 @@ fn local_address_follows_the_default_route_without_ipsec() {
 fn reference_names_every_key() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let reference = std::fs::read_to_string(path).unwrap();
-    let text = example("spoke1.toml")
-        .replace("lifetime = 3600", "lifetime = 3600\n[vpn.ipsec.ike-group.IKE-SPOKE.dead-peer-detection]");
+    let text = example("spoke1.toml");
     // Keys are quoted there, alone or within a path: `a`, `a.b`, `[a.b]`.
     let words: std::collections::BTreeSet<&str> = reference
         .split('`')

@@ -206,11 +206,23 @@ fn numbers_out_of_range() {
         ),
         ("lifetime = 1800", "replay-window = 63", "63"),
         ("lifetime = 1800", "replay-window = 4160", "4160"),
-        ("lifetime = 3600", "dead-peer-detection.interval = 1", "1"),
-        ("lifetime = 3600", "dead-peer-detection.timeout = 86401", "86401"),
+        ("interval = 5", "interval = 1", "1"),
+        ("timeout = 15", "timeout = 86401", "86401"),
     ] {
         refused_in(HUB, from, to, offending, &["out of range", "allowed: "]);
     }
+}
+
+#[test]
+fn probes_need_time_for_an_answer() {
+    refused_in(HUB, "timeout = 15", "timeout = 5", "5", &["no time for an answer"]);
+    refused_in(
+        HUB,
+        "interval = 5\ntimeout = 15",
+        "interval = 120",
+        "dead-peer-detection",
+        &["no time for an answer"],
+    );
 }
 
 #[test]

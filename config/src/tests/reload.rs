@@ -1,6 +1,6 @@
 //! The configuration as text, and differences between configurations.
 
-use super::{accepted, example};
+use super::{accepted, example, without_detection};
 use crate::{Config, ConfigDelta, Secret};
 
 /// The configuration with every secret replaced by the mask of its text form.
@@ -31,7 +31,7 @@ fn text_loads_to_the_same() {
     for name in ["hub.toml", "spoke1.toml", "spoke2.toml"] {
         survives_as_text(&example(name));
     }
-    let odd = example("spoke1.toml")
+    let odd = without_detection(&example("spoke1.toml"))
         .replace("key = 1", "ttl = 0\ntos = 255\nno-pmtu-discovery = true")
         .replace("description = \"DMVPN\"", "description = 'a \"quoted\" \\ text'\nmtu = 1300")
         .replace("pfs = \"dh-group2\"", "pfs = \"disable\"\nmode = \"transport\"\nreplay-window = 1024")
