@@ -163,7 +163,7 @@ impl Engine {
         match input {
             Input::Punt(punt) => self.punt(now, punt),
             Input::Dh(done) => self.ike.handle(now, ike::Input::Dh(done)),
-            Input::Tun(packet) => self.from_host(packet),
+            Input::Tun(packet) => self.packet_of_host(packet),
             Input::Config(config) => self.configure(now, config),
         }
         self.settle(now);

@@ -74,7 +74,7 @@ impl Engine {
 
     /// A packet of the host, from the TUN device: only from addresses of ours, and multicast only into
     /// the tunnel whose address it has.
-    pub(super) fn from_host(&mut self, packet: Vec<u8>) {
+    pub(super) fn packet_of_host(&mut self, packet: Vec<u8>) {
         let Ok(ipv4::Packet { header, .. }) = ipv4::Packet::parse(&packet) else { return };
         let (from, to) = (header.source(), header.destination());
         let ours = self.rib.lookup(from, |route| route.origin == Origin::Local).is_some();

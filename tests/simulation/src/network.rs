@@ -275,7 +275,7 @@ impl Network {
             self.digest.write_u64(self.now);
             self.digest.write(&frame);
             if port == WAN_PORT {
-                self.to_internet(id, &frame);
+                self.send_by_wan(id, &frame);
             } else {
                 self.after(LAN_LATENCY, Event::ToStation(id, frame));
             }
@@ -288,7 +288,7 @@ impl Network {
         }
     }
 
-    fn to_internet(&mut self, from: SiteId, frame: &[u8]) {
+    fn send_by_wan(&mut self, from: SiteId, frame: &[u8]) {
         match self.internet.receive(from, frame) {
             Verdict::Answer(frame) => self.after(LAN_LATENCY, Event::ToAppliance(from, WAN_PORT, frame)),
             Verdict::Deliver(to, frame) => {
