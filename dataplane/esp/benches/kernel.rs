@@ -1,7 +1,7 @@
 //! Nanoseconds per packet of the portable kernel and the fastest of this CPU, side by side.
 //!
-//! `cargo bench -p dmvpn-esp -- [SUITE ...]`. Every packet is of another SA out of 2048, in bursts of
-//! 32. The kernels take turns round by round, so that noise meets all of them; the figure is the
+//! `cargo bench -p dmvpn-esp -- [SUITE ...] [--sas=N]`. Every packet is of another SA out of N (2048),
+//! in bursts of 32. The kernels take turns round by round, so that noise meets all of them; the figure is the
 //! median of the rounds, and in brackets how many times faster than the portable kernel that is.
 
 use std::time::{Duration, Instant};
@@ -12,7 +12,6 @@ use dmvpn_esp::{
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-const SAS: usize = 2048;
 const BURST: usize = 32;
 const PACKETS: usize = 8 * BURST;
 const SIZES: [usize; 5] = [64, 256, 576, 1024, 1400];
@@ -29,6 +28,7 @@ struct Bench {
 }
 
 fn main() {
+    let sas = std::env::args().find_map(|arg| arg.strip_prefix("--sas=")?.parse().ok()).unwrap_or(2048);
     let names: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let names =
         if names.is_empty() { ["aes256-sha1", "aes256gcm"].map(String::from).to_vec() } else { names };
@@ -37,7 +37,7 @@ fn main() {
     }
     for name in names {
         match name.parse() {
-            Ok(suite) => table(suite),
+            Ok(suite) => table(suite, sas),
             Err(error) => println!("{name}: {error}"),
         }
     }
@@ -49,15 +49,15 @@ fn kernels() -> [Kernel; 2] {
     [portable, Kernel::best()]
 }
 
-fn table(suite: Suite) {
-    println!("\n{suite}, ns per packet");
+fn table(suite: Suite, sas: usize) {
+    println!("\n{suite}, {sas} SAs, ns per packet");
     for size in SIZES {
         let rng = &mut ChaCha8Rng::seed_from_u64(size as u64);
         let mut benches: Vec<Bench> =
-            kernels().into_iter().map(|kernel| Bench::new(kernel, suite, size)).collect();
+            kernels().into_iter().map(|kernel| Bench::new(kernel, suite, size, sas)).collect();
         let begin = Instant::now();
         while begin.elapsed() < TIME_PER_CASE {
-            let order: Vec<usize> = (0..PACKETS).map(|_| rng.next_u32() as usize % SAS).collect();
+            let order: Vec<usize> = (0..PACKETS).map(|_| rng.next_u32() as usize % sas).collect();
             for bench in &mut benches {
                 bench.round(&order, size);
             }
@@ -72,10 +72,10 @@ fn table(suite: Suite) {
 }
 
 impl Bench {
-    fn new(kernel: Kernel, suite: Suite, size: usize) -> Self {
+    fn new(kernel: Kernel, suite: Suite, size: usize, sas: usize) -> Self {
         let rng = &mut ChaCha8Rng::seed_from_u64(1);
         let (mut tx, mut rx) = (Vec::new(), Vec::new());
-        for spi in (0..).take(SAS) {
+        for spi in (0..).take(sas) {
             let mut keymat = vec![0; suite.cipher_key_len() + suite.integrity_key_len()];
             rng.fill_bytes(&mut keymat);
             let Ok(keys) = KeyMaterial::from_keymat(suite, &keymat) else { continue };

@@ -12,6 +12,7 @@ mod gcm_256;
 mod gcm_512;
 mod hmac;
 mod lanes;
+mod sha1_512;
 mod sha_ni;
 mod unit;
 

@@ -4,8 +4,7 @@ use std::arch::x86_64::{__m128i, _mm_xor_si128};
 
 use super::gcm::GcmKeys;
 use super::hmac::tags;
-use super::sha_ni::{self, LANES};
-use super::{Schedule, cbc, gcm, gcm_256, gcm_512, store};
+use super::{Schedule, cbc, gcm, gcm_256, gcm_512, sha_ni, sha1_512, store};
 use crate::kernel::{MacKeys, MacLane};
 use crate::suite::GCM_SALT_LEN;
 
@@ -150,6 +149,8 @@ impl GcmKeys {
 pub(crate) enum ShaUnit {
     /// The SHA extensions.
     ShaNi,
+    /// The same, and 512-bit registers for SHA-1.
+    Avx512,
 }
 
 impl ShaUnit {
@@ -158,19 +159,32 @@ impl ShaUnit {
         let sha = is_x86_feature_detected!("sha")
             && is_x86_feature_detected!("ssse3")
             && is_x86_feature_detected!("sse4.1");
-        sha.then_some(Self::ShaNi).into_iter()
+        let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+        [sha.then_some(Self::ShaNi), (sha && avx512).then_some(Self::Avx512)].into_iter().flatten()
     }
 
     /// Computes the tags of jobs that are all for one hash; `false` if it is none of this unit's.
     pub(crate) fn hmac(self, jobs: &mut [MacLane<'_>]) -> bool {
         // SAFETY: the unit has the features that its kernel is for.
         unsafe {
-            match jobs.first().map(|job| job.keys) {
-                Some(MacKeys::Sha1(_)) => tags::<sha_ni::Sha1, LANES>(jobs),
-                Some(MacKeys::Sha256(_)) => tags::<sha_ni::Sha256, LANES>(jobs),
+            match (jobs.first().map(|job| job.keys), self) {
+                (Some(MacKeys::Sha1(_)), Self::ShaNi) => tags::<sha_ni::Sha1, _>(jobs),
+                (Some(MacKeys::Sha1(_)), Self::Avx512) => {
+                    let (wide, few) = jobs.split_at_mut(worth_512(jobs.len()));
+                    tags::<sha1_512::Sha1, _>(wide);
+                    tags::<sha_ni::Sha1, _>(few);
+                }
+                (Some(MacKeys::Sha256(_)), _) => tags::<sha_ni::Sha256, _>(jobs),
                 _ => return false,
             }
         }
         true
     }
+}
+
+/// How many of so many packets go sixteen at a time: those that would leave most lanes idle are done
+/// sooner on the SHA extensions.
+fn worth_512(jobs: usize) -> usize {
+    let rest = jobs % sha1_512::LANES;
+    if rest < sha1_512::LANES / 2 { jobs - rest } else { jobs }
 }
