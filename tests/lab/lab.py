@@ -104,7 +104,7 @@ class Lab:
     def capture(self, ns, dev):
         """Starts a capture of a device; returns the file."""
         file = self.dir / f"{ns}-{dev}.pcap"
-        self.start(ns, "tcpdump", "-i", dev, "-U", "-s", "0", "-Z", "root", "-w", str(file), log=f"{file.stem}.tcpdump")
+        self.start(ns, "tcpdump", "-i", dev, "--immediate-mode", "-U", "-s", "0", "-Z", "root", "-w", str(file), log=f"{file.stem}.tcpdump")
         wait_until(f"capture of {dev} in {ns}", file.exists, 10, every=0.02)
         return file
 

@@ -152,7 +152,7 @@ class Network(unittest.TestCase):
         self.ping("lan2", "192.168.1.10").lossless()
         peer = next(peer for peer in hub.show("dmvpn")["peers"] if peer["overlay"] == "10.0.0.2")
         self.assertEqual(peer["nbma"], "203.0.113.1")
-        self.assertGreater(packets(self.captures[0], "udp port 4500"), 5)
+        wait_until("IKE and ESP in UDP", lambda: packets(self.captures[0], "udp port 4500") > 5, 5)
         self.ping("lan1", "192.168.2.10").lossless()
         self.assert_wan_is_encrypted()
 
