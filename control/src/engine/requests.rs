@@ -7,10 +7,10 @@ use dmvpn_tables::{Adjacency, Mode, PeerId, PortId, TunnelId};
 
 use super::Engine;
 use super::interfaces::tunnels;
-use crate::ike;
 use crate::rib::{NextHop, Origin};
 use crate::show::{self, Request, Response, Topic};
 use crate::time::Instant;
+use crate::{ike, nhrp};
 
 impl Engine {
     /// Answers an operator. What follows from it is in [`Engine::poll_output`], as after an input.
@@ -24,6 +24,14 @@ impl Engine {
             Request::Disconnect { peer } => self.each_peer(now, peer, |peer| ike::Input::Disconnect { peer }),
             Request::Shutdown => {
                 self.closing = true;
+                // While there are still SAs to say it over.
+                self.overlays
+                    .iter_mut()
+                    .filter_map(|overlay| overlay.nhrp.as_mut())
+                    .for_each(nhrp::Machine::shut_down);
+                while let Some((tunnel, output)) = self.poll_overlays() {
+                    self.carry_out_nhrp(now, tunnel, output);
+                }
                 self.each_peer(now, None, |peer| ike::Input::Disconnect { peer })
             }
         }

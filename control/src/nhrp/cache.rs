@@ -94,9 +94,9 @@ impl Machine {
         })
     }
 
-    pub(super) fn peer_up(&mut self, now: Instant, peer: PeerId, nbma: Ipv4Addr) {
+    pub(super) fn peer_up(&mut self, now: Instant, peer: PeerId, nbma: Ipv4Addr, natted: bool) {
         self.connecting.remove(&nbma);
-        self.paths.insert(peer, nbma, self.config.limits.unsolicited_per_second, now);
+        self.paths.insert(peer, nbma, natted, self.config.limits.unsolicited_per_second, now);
         let bound: Vec<_> = self.paths.get(peer).into_iter().flat_map(|path| &path.bound).copied().collect();
         for overlay in bound {
             if let Some(entry) = self.entries.get_mut(&overlay) {

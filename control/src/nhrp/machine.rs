@@ -117,7 +117,7 @@ impl Machine {
     pub fn handle(&mut self, now: Instant, input: Input<'_>, routes: &dyn Routes) {
         match input {
             Input::Packet { from, bytes } => self.receive(now, from, bytes, routes),
-            Input::PeerUp { peer, nbma, natted: _ } => self.peer_up(now, peer, nbma),
+            Input::PeerUp { peer, nbma, natted } => self.peer_up(now, peer, nbma, natted),
             Input::PeerDown { peer } => self.peer_down(now, peer),
             Input::ConnectFailed { nbma } => self.connect_failed(now, nbma),
             Input::Redirect { from, packet } => self.indicate(now, from, packet, routes),
@@ -247,6 +247,15 @@ impl Machine {
             0 => time,
             _ => time.saturating_sub(Duration::from_micros(self.rng.next_u64() % quarter)),
         }
+    }
+
+    /// Whether there may be a NAT in front of us: a server said so, or IKE found one on the way to a server.
+    pub(super) fn may_be_natted(&self) -> bool {
+        let natted = |server: &Server| {
+            let path = self.peer_of(server.overlay).and_then(|peer| self.paths.get(peer));
+            server.public.is_some() || path.is_some_and(|path| path.natted)
+        };
+        self.servers.iter().any(natted)
     }
 
     /// Our address as others reach it: that of the NAT in front of us, if a next hop server saw one.

@@ -12,6 +12,8 @@ use crate::time::Instant;
 pub(super) struct Path {
     /// Where the peer is, as we see it.
     pub(super) nbma: Ipv4Addr,
+    /// A NAT is between us.
+    pub(super) natted: bool,
     /// Overlay addresses bound to it.
     pub(super) bound: BTreeSet<Ipv4Addr>,
     /// NHRP packets either way since the engine last told of traffic: what is left of its number is user traffic.
@@ -39,12 +41,14 @@ impl Paths {
     }
 
     /// Adds a path, or moves it to another address.
-    pub(super) fn insert(&mut self, peer: PeerId, nbma: Ipv4Addr, budget: u32, now: Instant) {
+    pub(super) fn insert(&mut self, peer: PeerId, nbma: Ipv4Addr, natted: bool, budget: u32, now: Instant) {
         if let Some(path) = self.by_peer.get_mut(&peer) {
             self.by_nbma.remove(&(path.nbma, peer));
             path.nbma = nbma;
+            path.natted = natted;
         } else {
-            let path = Path { nbma, bound: BTreeSet::new(), messages: 0, used: None, budget: (budget, now) };
+            let path =
+                Path { nbma, natted, bound: BTreeSet::new(), messages: 0, used: None, budget: (budget, now) };
             self.by_peer.insert(peer, path);
         }
         self.by_nbma.insert((nbma, peer));

@@ -7,10 +7,49 @@ use ipnetwork::Ipv4Network;
 use super::Kind;
 use super::cache::Entry;
 use super::machine::{Machine, Received};
-use super::packet::{Body, Cie, ErrorCode, Message, MessageKind, code, flags};
+use super::packet::{
+    Body, Cie, ErrorCode, Extension, ExtensionKind, Message, MessageKind, Packet, code, flags,
+};
 use crate::time::Instant;
 
 impl Machine {
+    /// We are going: takes back our own binding from the servers and from every station that may send to us
+    /// directly. Best effort: nobody answers us any more.
+    pub fn shut_down(&mut self) {
+        let Some(own) = self.nbma else { return };
+        let told: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| matches!(entry.kind, Kind::Nhs | Kind::Cached))
+            .filter_map(|(overlay, entry)| Some((*overlay, entry.peer()?)))
+            .collect();
+        for (station, peer) in told {
+            let id = self.next_registration_id;
+            self.next_registration_id = id.wrapping_add(1);
+            let ours = self.config.address.ip();
+            let client = Cie { prefix: 32, protocol: Some(ours), ..Cie::default() };
+            let request = Packet {
+                hop_count: u8::MAX,
+                source_nbma: own,
+                source: ours,
+                destination: station,
+                body: Body::Message(Message {
+                    kind: MessageKind::PurgeRequest,
+                    flags: flags::NO_REPLY,
+                    id,
+                    entries: vec![client],
+                }),
+                extensions: vec![
+                    Extension::entries(ExtensionKind::Responder, Vec::new()),
+                    Extension::entries(ExtensionKind::ForwardTransit, Vec::new()),
+                    Extension::entries(ExtensionKind::ReverseTransit, Vec::new()),
+                ],
+                extended: true,
+            };
+            self.send(peer, request);
+        }
+    }
+
     pub(super) fn purge_request(&mut self, now: Instant, received: Received<'_>, message: &Message) {
         let Received { from, packet, bytes, .. } = received;
         if let Some(offset) = self.unknown_compulsory(packet) {

@@ -84,7 +84,10 @@ impl Machine {
     /// A destination has a shorter way than its next hop.
     pub(super) fn resolve_destination(&mut self, now: Instant, destination: Ipv4Addr, routes: &dyn Routes) {
         let Route::Overlay { next_hop, .. } = routes.lookup(destination) else { return };
-        if self.peer_of(next_hop).is_none() {
+        // A server that is down does not get nearer by asking for it; the next one told us of this way.
+        let known =
+            self.entries.get(&next_hop).is_some_and(|entry| entry.bound.is_some() || entry.kind == Kind::Nhs);
+        if !known {
             self.resolve_next_hop(now, destination, routes);
         } else if self.shortcut_for(destination).is_none() && next_hop != destination {
             self.resolve(now, destination, routes);

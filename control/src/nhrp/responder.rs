@@ -33,9 +33,14 @@ impl Machine {
             self.misbehaved(from, Misbehavior::ForeignAddress);
             return;
         }
-        let route = match packet.destination == self.config.address.ip() {
+        let destination = packet.destination;
+        let route = match destination == self.config.address.ip() {
             true => Route::Local,
-            false => routes.lookup(packet.destination),
+            // A station is where it is bound, even where no route says that it is on the tunnel.
+            false if self.peer_of(destination).is_some() => {
+                Route::Overlay { next_hop: destination, prefix: destination.into() }
+            }
+            false => routes.lookup(destination),
         };
         match route {
             Route::Local => self.answer(now, received, message, 32),
@@ -122,7 +127,7 @@ impl Machine {
         }
         self.learn(now, requester, nbma, packet.source_nbma, lease);
         // Behind a NAT we are reached only after we have sent something ourselves.
-        if self.peer_of(requester).is_none() && self.public_nbma().is_some() {
+        if self.peer_of(requester).is_none() && self.may_be_natted() {
             self.connect(nbma, requester);
         }
     }
@@ -199,11 +204,11 @@ impl Machine {
     }
 
     fn next_station(&self, from: PeerId, towards: Ipv4Addr, routes: &dyn Routes) -> Option<PeerId> {
-        let next_hop = match routes.lookup(towards) {
-            Route::Overlay { next_hop, .. } => next_hop,
-            _ => towards,
+        let routed = || match routes.lookup(towards) {
+            Route::Overlay { next_hop, .. } => self.peer_of(next_hop),
+            _ => None,
         };
-        self.peer_of(next_hop).or_else(|| {
+        self.peer_of(towards).or_else(routed).or_else(|| {
             let up = self.servers.iter().filter(|server| server.up);
             up.filter_map(|server| self.peer_of(server.overlay)).find(|peer| *peer != from)
         })

@@ -71,6 +71,8 @@ pub(super) struct Net {
     pub(super) sent: Vec<(Instant, Node, Vec<u8>)>,
     /// Both ends that connect at once get a path each.
     pub(super) double_paths: bool,
+    /// Between these two nothing gets through directly, whatever IKE says.
+    pub(super) blackhole: Option<(Node, Node)>,
     actions: BTreeMap<(Instant, u64), Action>,
     sequence: u64,
     rng: ChaCha8Rng,
@@ -200,6 +202,7 @@ impl Net {
             weather,
             sent: Vec::new(),
             double_paths: false,
+            blackhole: None,
             actions: BTreeMap::new(),
             sequence: 0,
             rng: ChaCha8Rng::seed_from_u64(seed),
@@ -325,6 +328,14 @@ impl Net {
         station.public = nbma;
         station.machine.set_nbma(self.now, Some(nbma));
         self.drain(node);
+    }
+
+    /// A station says goodbye and goes.
+    pub(super) fn shut_down(&mut self, node: Node) {
+        self.stations[node].machine.shut_down();
+        self.drain(node);
+        self.run(Duration::from_millis(300));
+        self.kill(node);
     }
 
     /// Tears the paths between two stations down at both ends.
@@ -468,6 +479,9 @@ impl Net {
         self.sent.push((self.now, node, packet.clone()));
         let (remote, back, _) = self.count(node, to).expect("sent to a peer that is down");
         let Weather { loss, duplication, reordering } = self.weather;
+        if self.blackhole.is_some_and(|(a, b)| (a, b) == (node, remote) || (b, a) == (node, remote)) {
+            return;
+        }
         let copies = 1 + usize::from(self.percent(duplication));
         for _ in 0..copies {
             if self.percent(loss) {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use dmvpn_config::Multicast;
+use dmvpn_config::{Multicast, NhrpMap};
 
-use super::net::{HUB, Net, Weather, config, ip, net, nhrp};
+use super::net::{HUB, Net, Station, Weather, config, hub_map, ip, net, nhrp};
 use crate::nhrp::show::{EntryKind, NhsState};
 use crate::nhrp::{Event, Kind, Machine, ResolutionFailure};
 
@@ -271,4 +271,152 @@ fn the_same_seed_gives_the_same_bytes() {
     };
     assert!(run(5) == run(5));
     assert!(run(5) != run(6));
+}
+
+#[test]
+fn a_station_that_shuts_down_is_forgotten_at_once() {
+    let mut network = Net::new(2, 12, Weather::default());
+    network.start();
+    network.run(SECOND);
+    let far = network.stations[2].host();
+    network.ping(1, far);
+    network.run(SECOND);
+    assert_eq!(network.ping(1, far).unwrap(), [1, 2]);
+    network.shut_down(2);
+    network.run(SECOND);
+    assert!(!network.stations[HUB].bindings.contains_key(&ip("10.0.0.3")));
+    assert!(network.stations[1].shortcuts.is_empty());
+    assert_eq!(network.stations[1].bindings.len(), 1);
+}
+
+#[test]
+fn a_second_hub_takes_over() {
+    let mut network = Net::new(3, 13, Weather::default());
+    let backup = NhrpMap { address: net("10.0.0.4/24"), nbma: ip("203.0.113.4"), register: true };
+    network.stations[3].machine =
+        Machine::new(config("10.0.0.4/24", nhrp(Vec::new(), Multicast::Dynamic), 3));
+    for spoke in [1, 2] {
+        let address = format!("10.0.0.{}/24", spoke + 1);
+        let both = nhrp(vec![hub_map(), backup], Multicast::Nhs);
+        network.stations[spoke].machine = Machine::new(config(&address, both, 40));
+        let (lan, next_hop) = (network.stations[spoke].lan, network.stations[spoke].overlay);
+        network.stations[3].routes.via(&lan.to_string(), &next_hop.to_string());
+    }
+    network.start();
+    network.run(SECOND);
+    assert_eq!(network.stations[1].multicast.len(), 2);
+    network.kill(HUB);
+    network.peers_notice(HUB);
+    let far = network.stations[2].host();
+    assert_eq!(network.ping(1, far).unwrap(), [1, 3, 2]);
+    network.run(SECOND);
+    assert_eq!(network.ping(1, far).unwrap(), [1, 2]);
+}
+
+#[test]
+fn a_configured_station_needs_no_hub() {
+    let mut network = Net::new(2, 14, Weather::default());
+    let map = NhrpMap { address: net("10.0.0.3/24"), nbma: ip("203.0.113.3"), register: false };
+    network.stations[1].machine = Machine::new(config("10.0.0.2/24", nhrp(vec![map], Multicast::None), 1));
+    network.stations[1].routes.via("192.168.3.0/24", "10.0.0.3");
+    network.start();
+    let far = network.stations[2].host();
+    assert_eq!(network.ping(1, far), None);
+    network.run(SECOND);
+    assert_eq!(network.ping(1, far).unwrap(), [1, 2]);
+    assert_eq!(network.stations[1].bindings[&ip("10.0.0.3")].1, Kind::Static);
+    // One that is not there is tried again after a while, not at every packet.
+    network.cut(1, 2);
+    network.kill(2);
+    for _ in 0..100 {
+        assert_eq!(network.ping(1, far), None);
+        network.run(SECOND / 10);
+    }
+    let failures = network.stations[1]
+        .events
+        .iter()
+        .filter(|(_, event)| matches!(event, Event::ResolutionFailed { why: ResolutionFailure::NoPath, .. }));
+    assert_eq!(failures.count(), 1);
+}
+
+#[test]
+fn a_tunnel_of_host_addresses() {
+    let mut network = Net::new(2, 15, Weather::default());
+    for (node, station) in network.stations.iter_mut().enumerate() {
+        let address = format!("{}/32", station.overlay);
+        let nhrp = match node {
+            HUB => nhrp(Vec::new(), Multicast::Dynamic),
+            _ => nhrp(vec![NhrpMap { address: net("10.0.0.1/32"), ..hub_map() }], Multicast::Nhs),
+        };
+        let mut fresh = Station::new(node, config(&address, nhrp, node as u64), station.nbma, station.public);
+        if node == HUB {
+            fresh.routes.via("192.168.2.0/24", "10.0.0.2");
+            fresh.routes.via("192.168.3.0/24", "10.0.0.3");
+        } else {
+            fresh.routes.via("192.168.0.0/16", "10.0.0.1");
+        }
+        *station = fresh;
+    }
+    network.start();
+    network.run(SECOND);
+    let far = network.stations[2].host();
+    network.ping(1, far);
+    network.run(SECOND);
+    assert_eq!(network.ping(1, far).unwrap(), [1, 2]);
+}
+
+#[test]
+fn a_path_that_carries_nothing_is_not_used() {
+    let mut network = Net::new(2, 16, Weather::default());
+    network.start();
+    network.run(SECOND);
+    network.blackhole = Some((1, 2));
+    let far = network.stations[2].host();
+    for _ in 0..60 {
+        assert_eq!(network.ping(1, far).unwrap(), [1, HUB, 2]);
+        network.run(SECOND);
+    }
+    assert!(network.stations[1].peer_to(2).is_some(), "the SA is up, and yet");
+    assert!(
+        network.stations[1]
+            .saw(|event| matches!(event, Event::ResolutionFailed { why: ResolutionFailure::NoPath, .. }))
+    );
+    // Once it is repaired, it is found out.
+    network.blackhole = None;
+    for _ in 0..300 {
+        assert!(network.ping(1, far).is_some());
+        network.run(SECOND);
+    }
+    assert_eq!(network.ping(1, far).unwrap(), [1, 2]);
+}
+
+#[test]
+fn ten_thousand_spokes_register_with_one_hub() {
+    let mut hub = Machine::new(config("10.0.0.1/16", nhrp(Vec::new(), Multicast::Dynamic), 1));
+    let routes = super::net::Table::default();
+    hub.set_nbma(crate::time::Instant::ZERO, Some(super::net::HUB_NBMA));
+    let mut now = crate::time::Instant::ZERO;
+    let started = std::time::Instant::now();
+    for number in 0..10_000_u32 {
+        let overlay = std::net::Ipv4Addr::from(u32::from(ip("10.0.1.1")) + number / 200 * 256 + number % 200);
+        let nbma = std::net::Ipv4Addr::from(u32::from(ip("100.64.0.0")) + number);
+        let spoke = config(&format!("{overlay}/16"), nhrp(vec![hub_map()], Multicast::Nhs), number.into());
+        let mut spoke = Machine::new(spoke);
+        spoke.set_nbma(now, Some(nbma));
+        let up = |peer, nbma| crate::nhrp::Input::PeerUp { peer, nbma, natted: false };
+        spoke.handle(now, up(dmvpn_tables::PeerId(1), super::net::HUB_NBMA), &routes);
+        let request = std::iter::from_fn(|| spoke.poll_output()).find_map(|output| match output {
+            crate::nhrp::Output::Send { packet, .. } => Some(packet),
+            _ => None,
+        });
+        let from = dmvpn_tables::PeerId(number + 1);
+        hub.handle(now, up(from, nbma), &routes);
+        hub.handle(now, crate::nhrp::Input::Packet { from, bytes: &request.unwrap() }, &routes);
+        while hub.poll_output().is_some() {}
+        now = now + Duration::from_micros(100);
+    }
+    println!("10,000 registrations in {:?}", started.elapsed());
+    assert_eq!(hub.entries(now).len(), 10_001);
+    hub.handle_timeout(now + SECOND * 400, &routes);
+    assert_eq!(hub.entries(now).len(), 1);
 }
