@@ -168,7 +168,7 @@ impl Cipher {
     }
 }
 
-fn hmac_of<D: EagerHash>(key: &[u8], parts: &[&[u8]]) -> Key {
+pub(super) fn hmac_of<D: EagerHash>(key: &[u8], parts: &[&[u8]]) -> Key {
     // HMAC takes keys of any length (RFC 2104 section 2).
     let Ok(mac) = Hmac::<D>::new_from_slice(key) else { return Key::default() };
     let mac = parts.iter().fold(mac, |mac, part| mac.chain_update(part));

@@ -27,6 +27,7 @@ use super::exchange::{Answered, Due, Fingerprint, Request};
 use super::informational;
 use super::keys::{equal, keymat};
 use super::main_mode::Refusal;
+use super::nat_t::Nat;
 use super::payload::{
     Chain, ChainBuilder, Exchange, Header, Id, Kind, Sa, decode_nat_oa, encode_nat_oa, notification,
 };
@@ -480,21 +481,12 @@ impl Context<'_> {
         let nonce_i = nonce.ok_or_else(|| refuse(Reason::Malformed))?.to_vec();
         let public = read_public(chain, agreed.pfs).map_err(refuse)?;
         let ids = read_ids(chain).map_err(refuse)?;
-        let hosts = self.hosts_of_offer(ids.as_ref()).ok_or_else(|| refuse(Reason::Selectors))?;
+        let (local, remote) = (*self.link.local.ip(), *self.link.remote.ip());
+        let hosts = hosts_of_offer(ids.as_ref(), self.sa.nat, local, remote);
+        let hosts = hosts.ok_or_else(|| refuse(Reason::Selectors))?;
         let nat_oa = chain.all(Kind::NAT_OA).filter_map(decode_nat_oa).next().is_some();
         let nonce_r = self.env.nonce();
         Ok((Offered { agreed, nonce_i, nonce_r, ids, hosts, nat_oa, iv, question }, public))
-    }
-
-    /// Whose traffic message 1 is about: GRE between the peer and us, and nothing else. Behind a NAT an
-    /// end calls itself by an address that the other one does not see.
-    fn hosts_of_offer(&self, ids: Option<&Ids>) -> Option<Hosts> {
-        let (local, remote) = (*self.link.local.ip(), *self.link.remote.ip());
-        let Some(ids) = ids else { return Some(Hosts { initiator: remote, responder: local }) };
-        let hosts = Hosts { initiator: gre_host(&ids.i)?, responder: gre_host(&ids.r)? };
-        let peer_fits = hosts.initiator == remote || self.sa.nat.remote;
-        let we_fit = hosts.responder == local || self.sa.nat.local;
-        (peer_fits && we_fit).then_some(hosts)
     }
 
     fn take_offer(
@@ -804,6 +796,23 @@ fn read_ids(chain: &Chain<'_>) -> Result<Option<Ids>, Reason> {
         }
         _ => Err(Reason::Selectors),
     }
+}
+
+/// Whose traffic message 1 is about: GRE between the peer and us, and nothing else. Behind a NAT an end
+/// calls itself by an address that the other one does not see.
+fn hosts_of_offer(ids: Option<&Ids>, nat: Nat, local: Ipv4Addr, remote: Ipv4Addr) -> Option<Hosts> {
+    let Some(ids) = ids else { return Some(Hosts { initiator: remote, responder: local }) };
+    let hosts = Hosts { initiator: gre_host(&ids.i)?, responder: gre_host(&ids.r)? };
+    let peer_fits = hosts.initiator == remote || nat.remote;
+    let we_fit = hosts.responder == local || nat.local;
+    (peer_fits && we_fit).then_some(hosts)
+}
+
+/// Whether a responder without a NAT takes these identities.
+#[cfg(test)]
+pub(super) fn admits(ids: Option<(Id, Id)>, local: Ipv4Addr, remote: Ipv4Addr) -> bool {
+    let ids = ids.map(|(i, r)| Ids { i, r });
+    hosts_of_offer(ids.as_ref(), Nat::default(), local, remote).is_some()
 }
 
 /// The host that an identity names, if what it allows is GRE.

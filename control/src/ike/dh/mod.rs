@@ -6,6 +6,8 @@
 mod ecp;
 mod modp;
 mod primes;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::Ipv4Addr;

@@ -8,6 +8,8 @@ mod id;
 mod notify;
 mod reader;
 mod sa;
+#[cfg(test)]
+mod tests;
 
 pub(super) use header::{Exchange, Header};
 pub(super) use id::{Id, decode_nat_oa, encode_nat_oa};

@@ -1,8 +1,11 @@
 //! Whole machines against each other, against recorded peers, and against attackers.
 
+mod captures;
 mod establish;
 mod pair;
 mod rekey;
+mod threats;
+mod vectors;
 
 use dmvpn_tables::esp::{IvSeed, KeyMaterial, OutboundSa, SealJob, seal};
 

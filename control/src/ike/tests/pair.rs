@@ -285,7 +285,9 @@ impl Pair {
             }
             let wire = self.wire.keys().next().map(|(at, _)| *at);
             let timers = self.ends.iter().filter_map(|end| end.machine.poll_timeout());
-            let Some(next) = timers.chain(wire).min().filter(|at| *at <= until) else { break };
+            // Traffic goes on between events.
+            let traffic = self.traffic.then(|| self.now + Duration::from_secs(1));
+            let Some(next) = timers.chain(wire).chain(traffic).min().filter(|at| *at <= until) else { break };
             self.now = self.now.max(next);
             while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
                 let (to, datagram) = entry.remove();
