@@ -1,5 +1,8 @@
 //! Several workers: every SA has one owner, wherever its packets come in.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use dmvpn_tables::{Inject, PuntReason};
 use dmvpn_wire::EtherType;
 
@@ -148,27 +151,24 @@ fn real_threads() {
     for frame in &frames {
         hub.deliver_to(1 - owner, WAN, frame);
     }
-    let mut arrived = Vec::new();
-    let workers: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = hub
-            .workers
-            .drain(..)
-            .map(|mut one| {
-                scope.spawn(move || {
-                    let begin = std::time::Instant::now();
-                    while begin.elapsed() < std::time::Duration::from_millis(300) {
-                        if !one.worker.poll(0) {
-                            std::thread::yield_now();
-                        }
+    let counters: Vec<_> = hub.workers.iter().map(|one| Arc::clone(&one.control.counters)).collect();
+    let all_sent = || {
+        let sent: u64 = counters.iter().map(|c| c.port(LAN).unwrap().tx_packets.value()).sum();
+        sent == u64::from(PACKETS)
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    std::thread::scope(|scope| {
+        for one in &mut hub.workers {
+            scope.spawn(|| {
+                while !all_sent() && Instant::now() < deadline {
+                    if !one.worker.poll(0) {
+                        std::thread::yield_now();
                     }
-                    one
-                })
-            })
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+                }
+            });
+        }
     });
-    hub.workers = workers;
-    arrived.append(&mut hub.host_received());
+    let arrived = hub.host_received();
     let expected: Vec<_> =
         (0..PACKETS).map(|n| packet(host(2), host(1), &n.to_be_bytes()).after_hops(2)).collect();
     assert_eq!(arrived, expected, "all of them, and in order");
