@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq;
 use crate::burst::{BURST, Members};
 use crate::kernel::{self, CbcDecryptLane, GcmOpenLane, MacLane, TAG_MAX};
 use crate::sa::{InboundSa, Kind};
-use crate::suite::TRAILER_LEN;
+use crate::suite::{Algorithms, TRAILER_LEN};
 use crate::{DUMMY, HEADER_LEN};
 
 /// One packet to open.
@@ -133,7 +133,7 @@ impl<'a> OpenJob<'a> {
 pub fn open(jobs: &mut [OpenJob<'_>]) {
     for burst in jobs.chunks_mut(BURST) {
         for job in &*burst {
-            kernel::prefetch(job.sa);
+            job.sa.prefetch();
         }
         let mut ready = Members::default();
         for (i, job) in burst.iter_mut().enumerate() {
@@ -143,9 +143,11 @@ pub fn open(jobs: &mut [OpenJob<'_>]) {
             }
         }
         while let Some((kind, members)) = ready.take_kind(|i| burst[i].sa.kind()) {
-            match kind.suite.integrity() {
-                Some(_) => verify_then_decrypt(burst, members, kind),
-                None => open_aead(burst, members),
+            match kind.suite.algorithms() {
+                Algorithms::EncryptThenMac(..) => verify_then_decrypt(burst, members, kind),
+                Algorithms::Aead(_) => open_aead(burst, members),
+                #[cfg(feature = "null-cipher")]
+                Algorithms::Null => open_null(burst, members),
             }
         }
         for job in burst {
@@ -165,6 +167,15 @@ fn open_aead(burst: &mut [OpenJob<'_>], members: Members) {
     let authentic: ArrayVec<bool, BURST> = lanes.into_iter().map(|lane| lane.authentic).collect();
     for (job, authentic) in members.of(burst).zip(authentic) {
         if job.authenticated(authentic) {
+            job.result = job.finish();
+        }
+    }
+}
+
+#[cfg(feature = "null-cipher")]
+fn open_null(burst: &mut [OpenJob<'_>], members: Members) {
+    for job in members.of(burst) {
+        if job.authenticated(true) {
             job.result = job.finish();
         }
     }

@@ -6,7 +6,7 @@ use crate::HEADER_LEN;
 use crate::burst::{BURST, Members};
 use crate::kernel::{self, CbcEncryptLane, GcmSealLane, MacLane};
 use crate::sa::{Kind, OutboundSa};
-use crate::suite::TRAILER_LEN;
+use crate::suite::{Algorithms, TRAILER_LEN};
 
 /// One packet to seal.
 pub struct SealJob<'a> {
@@ -80,7 +80,7 @@ impl<'a> SealJob<'a> {
 pub fn seal(jobs: &mut [SealJob<'_>]) {
     for burst in jobs.chunks_mut(BURST) {
         for job in &*burst {
-            kernel::prefetch(job.sa);
+            job.sa.prefetch();
         }
         let mut ready = Members::default();
         for (i, job) in burst.iter_mut().enumerate() {
@@ -90,12 +90,14 @@ pub fn seal(jobs: &mut [SealJob<'_>]) {
             }
         }
         while let Some((kind, members)) = ready.take_kind(|i| burst[i].sa.kind()) {
-            match kind.suite.integrity() {
-                Some(_) => {
+            match kind.suite.algorithms() {
+                Algorithms::EncryptThenMac(..) => {
                     encrypt(burst, members, kind);
                     authenticate(burst, members, kind);
                 }
-                None => seal_aead(burst, members),
+                Algorithms::Aead(_) => seal_aead(burst, members),
+                #[cfg(feature = "null-cipher")]
+                Algorithms::Null => members.of(burst).for_each(|job| job.result = Ok(())),
             }
         }
     }

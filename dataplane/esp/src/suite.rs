@@ -20,10 +20,14 @@ pub enum Cipher {
     Aes128Gcm,
     /// AES-GCM with a 256-bit key and a 16-byte ICV.
     Aes256Gcm,
+    /// Nothing at all, to measure what is around the cipher; no name and no constructor but
+    /// [`Suite::null`] leads to it.
+    #[cfg(feature = "null-cipher")]
+    Null,
 }
 
 impl Cipher {
-    /// Every cipher.
+    /// Every cipher that packets may be sent under.
     pub const ALL: [Self; 6] = [
         Self::Aes128Cbc,
         Self::Aes192Cbc,
@@ -46,6 +50,8 @@ impl Cipher {
             // RFC 4106 section 8.1: the salt is the last four bytes of the keying material.
             Self::Aes128Gcm => 16 + GCM_SALT_LEN,
             Self::Aes256Gcm => 32 + GCM_SALT_LEN,
+            #[cfg(feature = "null-cipher")]
+            Self::Null => 0,
         }
     }
 
@@ -57,6 +63,8 @@ impl Cipher {
             Self::TripleDesCbc => "3des",
             Self::Aes128Gcm => "aes128gcm",
             Self::Aes256Gcm => "aes256gcm",
+            #[cfg(feature = "null-cipher")]
+            Self::Null => "null",
         }
     }
 }
@@ -131,11 +139,13 @@ impl Integrity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Suite(Algorithms);
 
-/// The two kinds of suite.
+/// The kinds of suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Algorithms {
     EncryptThenMac(CbcCipher, Integrity),
     Aead(GcmCipher),
+    #[cfg(feature = "null-cipher")]
+    Null,
 }
 
 /// The ciphers that need an integrity algorithm.
@@ -181,6 +191,8 @@ impl Suite {
             Cipher::TripleDesCbc => CbcCipher::TripleDes,
             Cipher::Aes128Gcm => return Self::aead(GcmCipher::Aes128, integrity),
             Cipher::Aes256Gcm => return Self::aead(GcmCipher::Aes256, integrity),
+            #[cfg(feature = "null-cipher")]
+            Cipher::Null => return Err(SuiteError::IntegrityMissing),
         };
         match integrity {
             Some(integrity) => Ok(Self(Algorithms::EncryptThenMac(cbc, integrity))),
@@ -195,7 +207,14 @@ impl Suite {
         }
     }
 
-    /// Every suite.
+    /// No encryption and no integrity: for the measurement of the path around them, never for
+    /// traffic. Only with the feature `null-cipher`.
+    #[cfg(feature = "null-cipher")]
+    pub const fn null() -> Self {
+        Self(Algorithms::Null)
+    }
+
+    /// Every suite that packets may be sent under.
     pub fn all() -> impl Iterator<Item = Self> {
         let integrities = || Integrity::ALL.into_iter().map(Some).chain([None]);
         Cipher::ALL.into_iter().flat_map(move |c| integrities().filter_map(move |i| Self::new(c, i).ok()))
@@ -210,6 +229,8 @@ impl Suite {
             Algorithms::EncryptThenMac(CbcCipher::TripleDes, _) => Cipher::TripleDesCbc,
             Algorithms::Aead(GcmCipher::Aes128) => Cipher::Aes128Gcm,
             Algorithms::Aead(GcmCipher::Aes256) => Cipher::Aes256Gcm,
+            #[cfg(feature = "null-cipher")]
+            Algorithms::Null => Cipher::Null,
         }
     }
 
@@ -218,6 +239,8 @@ impl Suite {
         match self.0 {
             Algorithms::EncryptThenMac(_, integrity) => Some(integrity),
             Algorithms::Aead(_) => None,
+            #[cfg(feature = "null-cipher")]
+            Algorithms::Null => None,
         }
     }
 
@@ -244,14 +267,18 @@ impl Suite {
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
             Cipher::TripleDesCbc => 8,
             Cipher::Aes128Gcm | Cipher::Aes256Gcm => GCM_IV_LEN,
+            #[cfg(feature = "null-cipher")]
+            Cipher::Null => 0,
         }
     }
 
     /// Bytes of integrity check value at the end of each packet.
     pub const fn icv_len(self) -> usize {
-        match self.integrity() {
-            Some(integrity) => integrity.icv_len(),
-            None => GCM_ICV_LEN,
+        match self.0 {
+            Algorithms::EncryptThenMac(_, integrity) => integrity.icv_len(),
+            Algorithms::Aead(_) => GCM_ICV_LEN,
+            #[cfg(feature = "null-cipher")]
+            Algorithms::Null => 0,
         }
     }
 
@@ -262,6 +289,8 @@ impl Suite {
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
             Cipher::TripleDesCbc => 8,
             Cipher::Aes128Gcm | Cipher::Aes256Gcm => 4,
+            #[cfg(feature = "null-cipher")]
+            Cipher::Null => 4,
         }
     }
 
@@ -343,6 +372,15 @@ mod tests {
         }
         let suite = Suite::new(Cipher::Aes256Cbc, Some(Integrity::HmacSha1_96)).unwrap();
         assert_eq!(suite.to_string(), "aes256-sha1");
+    }
+
+    #[test]
+    #[cfg(feature = "null-cipher")]
+    fn null_has_no_name() {
+        assert_eq!(Suite::null().to_string(), "null");
+        assert_eq!("null".parse::<Suite>(), Err(SuiteError::UnknownName));
+        assert_eq!(Suite::new(Cipher::Null, None), Err(SuiteError::IntegrityMissing));
+        assert!(Suite::all().all(|suite| suite != Suite::null()));
     }
 
     #[test]

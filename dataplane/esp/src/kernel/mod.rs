@@ -26,6 +26,8 @@ use crate::suite::{Algorithms, CbcCipher};
 pub(crate) enum Keys<C> {
     EncryptThenMac(C, MacKeys),
     Aead(GcmKeys),
+    #[cfg(feature = "null-cipher")]
+    Null,
 }
 
 /// Expanded keys of an outbound SA.
@@ -54,6 +56,8 @@ impl<C> Keys<C> {
                 Self::EncryptThenMac(cbc(kernel, cipher, key), MacKeys::new(integrity, material.integrity()))
             }
             Algorithms::Aead(cipher) => Self::Aead(GcmKeys::new(kernel, cipher, key)),
+            #[cfg(feature = "null-cipher")]
+            Algorithms::Null => Self::Null,
         }
     }
 
@@ -61,7 +65,7 @@ impl<C> Keys<C> {
     pub(crate) fn cbc(&self) -> Option<(&C, &MacKeys)> {
         match self {
             Self::EncryptThenMac(cbc, mac) => Some((cbc, mac)),
-            Self::Aead(_) => None,
+            _ => None,
         }
     }
 
@@ -69,7 +73,7 @@ impl<C> Keys<C> {
     pub(crate) fn gcm(&self) -> Option<&GcmKeys> {
         match self {
             Self::Aead(keys) => Some(keys),
-            Self::EncryptThenMac(..) => None,
+            _ => None,
         }
     }
 }

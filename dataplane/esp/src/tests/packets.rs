@@ -151,6 +151,8 @@ fn sealed_raw(material: &KeyMaterial, sequence: u32, plain: &[u8]) -> Vec<u8> {
     packet.extend(vec![0; suite.icv_len()]);
     let kernel = Kernel::best();
     match kernel::SealKeys::for_sealing(kernel, material) {
+        #[cfg(feature = "null-cipher")]
+        kernel::Keys::Null => {}
         kernel::Keys::Aead(keys) => {
             kernel::gcm_seal(&mut [kernel::GcmSealLane { keys: &keys, packet: &mut packet }]);
         }
@@ -163,6 +165,16 @@ fn sealed_raw(material: &KeyMaterial, sequence: u32, plain: &[u8]) -> Vec<u8> {
         }
     }
     packet
+}
+
+#[test]
+#[cfg(feature = "null-cipher")]
+fn the_null_suite_keeps_all_but_the_cipher() {
+    let Pair { tx, rx } = pair(Suite::null(), &mut rng());
+    let packet = sealed(&tx, 5, &mut rng());
+    assert_eq!(packet.len(), 8 + 8);
+    assert_eq!(opened(&rx, &mut packet.clone()), Ok(Opened { offset: 8, len: 5, next_header: 47 }));
+    assert_eq!(opened(&rx, &mut packet.clone()), Err(OpenError::Replayed));
 }
 
 #[test]
