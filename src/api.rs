@@ -59,10 +59,10 @@ pub(crate) trait Control {
     /// The configuration in force.
     fn config(&self) -> &Config;
 
-    /// Reads the configuration file again and puts in force what can be.
+    /// Reads the configuration file again and puts it in force.
     ///
     /// # Errors
-    /// The file is refused, for these reasons; all stays as it was.
+    /// The file is refused, or takes a restart, for these reasons; all stays as it was.
     fn reload(&mut self) -> Result<ConfigDelta, String>;
 }
 

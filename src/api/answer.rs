@@ -29,9 +29,7 @@ pub(super) fn answer(observed: &Observed, desk: &Desk, command: Command) -> Resu
         }
         Command::Clear { peer } => done(desk, Request::Disconnect { peer }, peer),
         Command::Reload => match desk.ask(Ask::Reload)? {
-            Reply::Reload(delta) => {
-                delta.map(|delta| json!({ "changed": delta.hot, "needs_restart": delta.restart }))
-            }
+            Reply::Reload(delta) => delta.map(|delta| json!({ "changed": delta.hot })),
             _ => Err(crossed()),
         },
     }

@@ -34,9 +34,6 @@ pub(crate) fn reload(answer: &Value) -> String {
     for key in list(answer, "changed").iter().filter_map(Value::as_str) {
         let _ = writeln!(text, "changed: {key}");
     }
-    for key in list(answer, "needs_restart").iter().filter_map(Value::as_str) {
-        let _ = writeln!(text, "not in force until the daemon is restarted: {key}");
-    }
     if text.is_empty() { String::from("nothing has changed\n") } else { text }
 }
 

@@ -57,10 +57,10 @@ fn drops_by_frequency() {
 fn counts_and_reloads() {
     assert_eq!(count("Ended the session with", &json!({ "peers": 1 })), "Ended the session with 1 peer.\n");
     assert_eq!(count("Ended the session with", &json!({ "peers": 2 })), "Ended the session with 2 peers.\n");
-    assert_eq!(reload(&json!({ "changed": [], "needs_restart": [] })), "nothing has changed\n");
+    assert_eq!(reload(&json!({ "changed": [] })), "nothing has changed\n");
     assert_eq!(
-        reload(&json!({ "changed": ["system"], "needs_restart": ["host"] })),
-        "changed: system\nnot in force until the daemon is restarted: host\n"
+        reload(&json!({ "changed": ["system", "protocols.static"] })),
+        "changed: system\nchanged: protocols.static\n"
     );
 }
 
