@@ -45,9 +45,9 @@ impl Log {
             kind.suppressed += 1;
             return;
         }
-        let suppressed = std::mem::take(&mut kind.suppressed);
+        let suppressed = Some(std::mem::take(&mut kind.suppressed)).filter(|lines| *lines > 0);
         let tunnel = notice.tunnel.and_then(|tunnel| self.config.tunnels.get(usize::from(tunnel.0)));
-        let tunnel = tunnel.map_or("", |tunnel| tunnel.name.as_str());
+        let tunnel = tunnel.map(|tunnel| tunnel.name.as_str());
         let (kind, what, fault) = (notice.kind(), &notice.what, notice.fault());
         match notice.severity() {
             Severity::Debug => tracing::debug!(kind, tunnel, %fault, suppressed, "{what}"),
