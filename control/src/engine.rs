@@ -118,6 +118,8 @@ enum Alarm {
     Held,
     /// Rewrite a tunnel's list of multicast receivers.
     Multicast(TunnelId),
+    /// Take leave of peers, at the end.
+    Farewell,
     /// See whether a peer that nothing is bound to is still of use.
     Linger(PeerId),
 }
@@ -179,6 +181,7 @@ impl Engine {
                 Alarm::Usage => self.observe_some(now),
                 Alarm::Held => self.give_up_held(now),
                 Alarm::Multicast(tunnel) => self.write_multicast(tunnel),
+                Alarm::Farewell => self.take_leave(now),
                 Alarm::Linger(peer) => self.linger(now, peer),
             }
         }

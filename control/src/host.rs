@@ -30,7 +30,7 @@ const BURST: usize = 64;
 /// The longest sleep: how late a punt may be noticed.
 const NAP: Duration = Duration::from_millis(1);
 /// How long the last messages may take at the end.
-const FAREWELL: Duration = Duration::from_millis(300);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The workers, as the control thread reaches them.
 pub trait Workers {
@@ -185,8 +185,11 @@ impl<W: Workers> Host<W> {
     fn take_leave(&mut self) {
         let now = self.clock.now();
         self.engine.request(now, Request::Shutdown);
-        while self.clock.now().since(now) < FAREWELL && self.carry_out(self.clock.now()) {
-            self.nap();
+        while !self.engine.has_left() && self.clock.now().since(now) < FAREWELL {
+            if !self.turn() {
+                self.nap();
+            }
         }
+        self.carry_out(self.clock.now());
     }
 }

@@ -17,8 +17,10 @@ use crate::time::Instant;
 /// Sequence numbers left when an SA is to be replaced: minutes at a million packets a second.
 const SEQUENCE_RESERVE: u32 = 1 << 28;
 
-/// Slots of the peer table: those of protected peers, and from `CLEAR` on those of the others.
-pub const CLEAR: u32 = 1 << 19;
+/// Slots of the peer table: below `CLEAR` for protected peers, from there on for the others.
+const CLEAR: u32 = 1 << 19;
+/// Peers without IPsec: any source address of an NHRP packet can become one.
+const CLEAR_PEERS: u32 = 1 << 16;
 
 /// All peers of all tunnels, and their entries in the workers' tables.
 #[derive(Debug)]
@@ -107,7 +109,7 @@ pub struct Observed {
 impl Peers {
     /// No peers. `seed` tells the handles of one run of the program from those of another.
     pub fn new(seed: u32) -> Self {
-        Self { peers: BTreeMap::new(), by_address: BTreeSet::new(), clear: HandlePool::new(CLEAR, seed) }
+        Self { peers: BTreeMap::new(), by_address: BTreeSet::new(), clear: HandlePool::new(CLEAR_PEERS, seed) }
     }
 
     /// A handle for a peer without IPsec; `None` if there are too many.

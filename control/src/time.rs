@@ -71,9 +71,14 @@ impl<K: Copy + Ord> Timers<K> {
         self.by_time.insert((at, key));
     }
 
+    /// Whether `key` has a deadline.
+    pub fn contains(&self, key: K) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
     /// Sets the deadline of `key` unless it has one.
     pub fn set_once(&mut self, key: K, at: Instant) {
-        if !self.by_key.contains_key(&key) {
+        if !self.contains(key) {
             self.set(key, at);
         }
     }

@@ -29,6 +29,8 @@ pub(super) struct Overlay {
     /// Overlay addresses that are directly reachable.
     pub(super) bindings: BTreeMap<Ipv4Addr, (PeerId, nhrp::Kind)>,
     shortcuts: BTreeSet<Ipv4Network>,
+    /// Next hop servers that accepted our registration.
+    servers: BTreeSet<Ipv4Addr>,
     multicast: BTreeSet<PeerId>,
 }
 
@@ -48,6 +50,7 @@ impl Overlay {
             nbma: None,
             bindings: BTreeMap::new(),
             shortcuts: BTreeSet::new(),
+            servers: BTreeSet::new(),
             multicast: BTreeSet::new(),
         }
     }
@@ -158,7 +161,10 @@ impl Engine {
             nhrp::Output::Multicast { peer, member } => self.set_multicast(now, tunnel, peer, member),
             nhrp::Output::Release { peer } => self.alarms.set(Alarm::Linger(peer), now + LINGER),
             nhrp::Output::Probe { peer } => self.ike.handle(now, ike::Input::Probe { peer }),
-            nhrp::Output::Event(event) => self.notice(Some(tunnel), What::Nhrp(event)),
+            nhrp::Output::Event(event) => {
+                self.note_server(tunnel, &event);
+                self.notice(Some(tunnel), What::Nhrp(event));
+            }
         }
     }
 
@@ -208,7 +214,6 @@ impl Engine {
         self.rib.bind(self.tables.edit(), tunnel, station, Some(peer));
         self.rib.insert(self.tables.edit(), station.into(), route);
         self.choose_server(tunnel);
-        self.release_held(tunnel);
     }
 
     fn unbind(&mut self, tunnel: TunnelId, station: Ipv4Addr) {
@@ -242,18 +247,34 @@ impl Engine {
         self.write_multicast(tunnel);
     }
 
+    /// Which servers accept us decides who stands in for unresolved stations.
+    fn note_server(&mut self, tunnel: TunnelId, event: &nhrp::Event) {
+        let Some(overlay) = self.overlays.get_mut(usize::from(tunnel.0)) else { return };
+        let changed = match event {
+            nhrp::Event::NhsUp { nhs, .. } => overlay.servers.insert(*nhs),
+            nhrp::Event::NhsDown { nhs, .. } => overlay.servers.remove(nhs),
+            _ => false,
+        };
+        if changed {
+            self.choose_server(tunnel);
+        }
+    }
+
     /// Unresolved stations are reached by the first next hop server, in the order of the configuration,
-    /// that there is a path to.
+    /// that there is a path to; one that accepted our registration is preferred.
     fn choose_server(&mut self, tunnel: TunnelId) {
         let index = usize::from(tunnel.0);
         let Some(interface) = self.config.tunnels.get(index) else { return };
         let Some(overlay) = self.overlays.get(index) else { return };
         let servers = interface.nhrp.iter().flat_map(|nhrp| &nhrp.maps).filter(|map| map.register);
         let via = servers
-            .filter_map(|map| overlay.bindings.get(&map.address.ip()))
-            .find(|(_, kind)| *kind == nhrp::Kind::Nhs)
-            .map(|(peer, _)| *peer);
+            .map(|map| map.address.ip())
+            .filter_map(|server| Some((server, overlay.bindings.get(&server)?)))
+            .filter(|(_, (_, kind))| *kind == nhrp::Kind::Nhs)
+            .min_by_key(|(server, _)| !overlay.servers.contains(server))
+            .map(|(_, (peer, _))| *peer);
         self.rib.set_via(self.tables.edit(), tunnel, via);
+        self.release_held(tunnel);
     }
 
     fn set_multicast(&mut self, now: Instant, tunnel: TunnelId, peer: PeerId, member: bool) {

@@ -1,16 +1,21 @@
 //! What operators ask for.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use dmvpn_config::{EspProposal, IkeProposal};
 use dmvpn_tables::{Adjacency, Mode, PeerId, PortId, TunnelId};
 
-use super::Engine;
 use super::interfaces::tunnels;
+use super::{Alarm, Engine};
 use crate::rib::{NextHop, Origin};
 use crate::show::{self, Request, Response, Topic};
 use crate::time::Instant;
 use crate::{ike, nhrp};
+
+/// Between two steps of the end, and how many peers one takes leave of.
+const FAREWELL: Duration = Duration::from_millis(10);
+const FAREWELL_PEERS: usize = 200;
 
 impl Engine {
     /// Answers an operator. What follows from it is in [`Engine::poll_output`], as after an input.
@@ -24,17 +29,31 @@ impl Engine {
             Request::Disconnect { peer } => self.each_peer(now, peer, |peer| ike::Input::Disconnect { peer }),
             Request::Shutdown => {
                 self.closing = true;
-                // While there are still SAs to say it over.
-                self.overlays
-                    .iter_mut()
-                    .filter_map(|overlay| overlay.nhrp.as_mut())
-                    .for_each(nhrp::Machine::shut_down);
-                while let Some((tunnel, output)) = self.poll_overlays() {
-                    self.carry_out_nhrp(now, tunnel, output);
-                }
-                self.each_peer(now, None, |peer| ike::Input::Disconnect { peer })
+                let overlays = self.overlays.iter_mut().filter_map(|overlay| overlay.nhrp.as_mut());
+                overlays.for_each(nhrp::Machine::shut_down);
+                // What NHRP says goes over SAs, so these go later.
+                self.alarms.set(Alarm::Farewell, now + FAREWELL);
+                self.settle(now);
+                Response::Done { peers: self.peers.len() }
             }
         }
+    }
+
+    /// Takes leave of some peers after [`Request::Shutdown`], no more than the rings to the workers hold.
+    pub(super) fn take_leave(&mut self, now: Instant) {
+        let protected = self.peers.iter().filter(|(_, peer)| peer.identity.is_some());
+        let some: Vec<PeerId> = protected.map(|(id, _)| id).take(FAREWELL_PEERS).collect();
+        if !some.is_empty() {
+            self.alarms.set(Alarm::Farewell, now + FAREWELL);
+        }
+        for peer in some {
+            self.ike.handle(now, ike::Input::Disconnect { peer });
+        }
+    }
+
+    /// Whether, after [`Request::Shutdown`], everything has been said.
+    pub fn has_left(&self) -> bool {
+        self.closing && !self.alarms.contains(Alarm::Farewell)
     }
 
     /// Gives IKE an input for each protected peer that is meant.

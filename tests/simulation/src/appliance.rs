@@ -27,8 +27,8 @@ pub(crate) struct Appliance {
     cables: Vec<Loopback<HeapBuffer>>,
     pool: HeapPool,
     pub(crate) log: VecDeque<String>,
-    /// Packets for the TUN device.
-    pub(crate) to_host: usize,
+    /// What the TUN device got: IPv4 packets.
+    pub(crate) to_host: Vec<Vec<u8>>,
 }
 
 impl Appliance {
@@ -43,7 +43,7 @@ impl Appliance {
         let unix_seconds = 1_700_000_000 + u32::try_from(now / 1_000_000).unwrap_or_default();
         let start = Start { seed, unix_seconds };
         let engine = Engine::new(config, ports, publisher, start, Instant::from_micros(now));
-        Self { engine, worker, control, cables, pool, log: VecDeque::new(), to_host: 0 }
+        Self { engine, worker, control, cables, pool, log: VecDeque::new(), to_host: Vec::new() }
     }
 
     /// Puts a frame on the cable of a port.
@@ -88,6 +88,11 @@ impl Appliance {
         self.engine.request(Instant::from_micros(now), request)
     }
 
+    /// The host behind the TUN device sends an IPv4 packet.
+    pub(crate) fn host_sends(&mut self, now: u64, packet: Vec<u8>) {
+        self.engine.handle(Instant::from_micros(now), Input::Tun(packet));
+    }
+
     pub(crate) fn drops(&self) -> Vec<(DropReason, u64)> {
         let drops = DropReason::ALL.iter().map(|reason| (*reason, self.control.counters.dropped(*reason)));
         drops.filter(|(_, count)| *count > 0).collect()
@@ -103,7 +108,7 @@ impl Appliance {
                     let _ = self.control.injector.send(inject);
                 }
                 Output::Dh(job) => self.engine.handle(now, Input::Dh(job.run())),
-                Output::Tun(_) => self.to_host += 1,
+                Output::Tun(packet) => self.to_host.push(packet),
                 Output::Notice(notice) => {
                     if self.log.len() == LOG {
                         self.log.pop_front();

@@ -39,6 +39,8 @@ pub struct Network {
     places: Vec<Place>,
     internet: Internet,
     faults: Faults,
+    /// When the last packet from one site to another arrives.
+    arrivals: BTreeMap<(SiteId, SiteId), u64>,
     random: Random,
     pool: HeapPool,
     digest: DefaultHasher,
@@ -70,6 +72,7 @@ impl Network {
             places: Vec::new(),
             internet: Internet::default(),
             faults,
+            arrivals: BTreeMap::new(),
             random: Random::new(seed),
             pool: HeapPool::new(512),
             digest: DefaultHasher::new(),
@@ -227,6 +230,20 @@ impl Network {
         up.filter(|binding| binding.kind == dmvpn_control::nhrp::Kind::Dynamic).count()
     }
 
+    /// The host behind an appliance's TUN device sends an IPv4 packet.
+    pub fn host_sends(&mut self, id: SiteId, packet: Vec<u8>) {
+        let now = self.now;
+        if let Some(appliance) = &mut self.places[id].appliance {
+            appliance.host_sends(now, packet);
+        }
+        self.work(id);
+    }
+
+    /// Takes what came for the host behind an appliance's TUN device.
+    pub fn host_receives(&mut self, id: SiteId) -> Vec<Vec<u8>> {
+        self.places[id].appliance.as_mut().map_or_else(Vec::new, |of| std::mem::take(&mut of.to_host))
+    }
+
     /// The last lines of an appliance's log.
     pub fn log(&self, id: SiteId) -> String {
         let lines = self.places[id].appliance.iter().flat_map(|appliance| &appliance.log);
@@ -297,9 +314,16 @@ impl Network {
                     if self.random.strikes(self.faults.loss) {
                         continue;
                     }
-                    let late = if self.random.strikes(self.faults.reordering) { LATE } else { 0 };
-                    let delay = LATENCY + self.random.below(JITTER) + late;
-                    self.after(delay, Event::ToAppliance(to, WAN_PORT, frame.clone()));
+                    let arrival = self.now + LATENCY + self.random.below(JITTER);
+                    // A cable keeps the order of what it carries, unless a fault strikes.
+                    let arrival = if self.random.strikes(self.faults.reordering) {
+                        arrival + LATE
+                    } else {
+                        let last = self.arrivals.entry((from, to)).or_default();
+                        *last = arrival.max(*last + 1);
+                        *last
+                    };
+                    self.after(arrival - self.now, Event::ToAppliance(to, WAN_PORT, frame.clone()));
                 }
             }
             Verdict::Nothing => {}

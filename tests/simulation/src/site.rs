@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use dmvpn_wire::MacAddr;
 
-/// One appliance with its LAN. Site 0 is the hub.
+/// One appliance with its LAN. The sites with the lowest numbers are the hubs.
 #[derive(Debug, Clone)]
 pub struct Site {
     /// Its number.
@@ -33,6 +33,8 @@ pub struct Options {
     pub holding_time: u16,
     /// Bound to an IPsec profile.
     pub protected: bool,
+    /// How many hubs there are.
+    pub hubs: u8,
 }
 
 impl Default for Options {
@@ -44,18 +46,23 @@ impl Default for Options {
             dead_peer_detection: (30, 120),
             holding_time: 300,
             protected: true,
+            hubs: 1,
         }
     }
 }
 
-/// The hub.
+/// The hub, or the first one.
 pub const HUB: u8 = 0;
-const HUB_WAN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 41);
+
+/// WAN address of a hub.
+fn hub_wan(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100 + number, 41)
+}
 
 impl Site {
-    /// The hub, or a spoke on the open internet.
+    /// A hub, or a spoke on the open internet.
     pub fn new(number: u8, options: Options) -> Self {
-        let wan = if number == HUB { HUB_WAN } else { Ipv4Addr::new(203, 0, number, 2) };
+        let wan = if number < options.hubs { hub_wan(number) } else { Ipv4Addr::new(203, 0, number, 2) };
         Self { number, wan, public: None, options }
     }
 
@@ -125,21 +132,20 @@ redirect = true
         );
         text += "[protocols.static.route.\"0.0.0.0/0\"]\n";
         let _ = writeln!(text, "next-hop = \"{gateway}\"");
-        if *number == HUB {
+        if *number < self.options.hubs {
             text = text.replace("redirect = true\n", "redirect = true\nmulticast = \"dynamic\"\n");
-            for spoke in 1..=u8::MAX - 2 {
+            for spoke in self.options.hubs..=u8::MAX - 2 {
                 let _ = writeln!(text, "[protocols.static.route.\"172.16.{spoke}.0/24\"]");
                 let _ = writeln!(text, "next-hop = \"10.0.0.{}\"", spoke + 1);
             }
         } else {
-            text = text.replace(
-                "redirect = true\n",
-                "redirect = true\nshortcut = true\nmulticast = \"nhs\"\n\n\
-                 [protocols.nhrp.tunnel.tun0.map.\"10.0.0.1/24\"]\n\
-                 nbma-address = \"198.51.100.41\"\n\
-                 register = true\n",
-            );
+            text =
+                text.replace("redirect = true\n", "redirect = true\nshortcut = true\nmulticast = \"nhs\"\n");
             text += "[protocols.static.route.\"172.16.0.0/16\"]\nnext-hop = \"10.0.0.1\"\n";
+            for hub in 0..self.options.hubs {
+                let _ = writeln!(text, "[protocols.nhrp.tunnel.tun0.map.\"10.0.0.{}/24\"]", hub + 1);
+                let _ = writeln!(text, "nbma-address = \"{}\"\nregister = true", hub_wan(hub));
+            }
         }
         if *protected {
             let _ = write!(
@@ -182,7 +188,7 @@ tunnel = "tun0"
 "#
             );
         }
-        text += "\n[dataplane]\nworkers = [0]\n";
+        text += "\n[dataplane]\nworkers = [0]\n\n[host]\ntun = \"dmvpn0\"\n";
         text
     }
 }

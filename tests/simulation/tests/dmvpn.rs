@@ -1,51 +1,16 @@
 //! The network of a hub and its spokes, from the first packet to the hub's death and return.
 
+mod common;
+
 use std::time::Duration;
 
 use dmvpn_control::show::{Rekey, Request, Response};
-use dmvpn_simulation::site::{HUB, Options};
-use dmvpn_simulation::{Faults, Network, Site, SiteId};
+use dmvpn_simulation::site::Options;
+use dmvpn_simulation::{Faults, Site};
 
-const HUB_ID: SiteId = 0;
-const GOOD: Faults = Faults { loss: 0, duplication: 0, reordering: 0 };
+use common::{GOOD, HUB_ID, all_register, network, seconds, until_direct};
+
 const BAD: Faults = Faults { loss: 50, duplication: 20, reordering: 20 };
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-/// A hub and spokes on the open internet.
-fn network(seed: u64, faults: Faults, spokes: u8, options: &Options) -> Network {
-    let mut network = Network::new(seed, faults);
-    network.add(Site::new(HUB, options.clone()));
-    for number in 1..=spokes {
-        network.add(Site::new(number, options.clone()));
-    }
-    network
-}
-
-fn all_register(network: &mut Network, spokes: usize, limit: Duration) {
-    if !network.run_until(limit, |network| network.registered(HUB_ID) == spokes) {
-        let logs: String =
-            (0..=spokes.min(3)).map(|site| format!("site {site}\n{}", network.log(site))).collect();
-        panic!("{} of {spokes}\n{logs}", network.registered(HUB_ID));
-    }
-}
-
-/// Pings until an answer comes as fast as only the direct way is, and says how many pings were not answered.
-fn until_direct(network: &mut Network, from: SiteId, to: SiteId, limit: Duration) -> usize {
-    let end = network.time() + limit;
-    let mut pings = Vec::new();
-    loop {
-        let ping = network.ping(from, to);
-        pings.push(ping);
-        network.run(Duration::from_millis(200));
-        if network.answer(from, ping).is_some_and(|time| time < Duration::from_millis(30)) {
-            return pings.iter().filter(|ping| network.answer(from, **ping).is_none()).count();
-        }
-        assert!(network.time() < end, "no shortcut\n{}\n{}", network.log(from), network.log(HUB_ID));
-    }
-}
 
 #[test]
 fn two_spokes_first_by_the_hub_and_then_directly_without_a_lost_packet() {
