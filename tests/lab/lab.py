@@ -210,10 +210,10 @@ def seed_network(lab, binaries, replace=()):
     return boxes, hosts, inet
 
 
-def clear_packets(pcap):
-    """Lines of tcpdump for whatever in a WAN capture is neither IKE, ESP nor ARP."""
-    allowed = "arp or udp port 500 or udp port 4500 or ip proto 50"
-    done = run("tcpdump", "-n", "-r", str(pcap), f"not ({allowed})", check=False)
+def clear_packets(pcap, among=""):
+    """Lines of tcpdump for whatever in a WAN capture (or `among` some of it) is neither IKE, ESP nor ARP."""
+    rest = "not (arp or udp port 500 or udp port 4500 or ip proto 50)"
+    done = run("tcpdump", "-n", "-r", str(pcap), f"({among}) and {rest}" if among else rest, check=False)
     if "reading from file" not in done.stderr:
         raise LabError(f"cannot read {pcap}: {done.stderr.strip()}")
     return done.stdout.splitlines()
