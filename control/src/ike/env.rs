@@ -10,7 +10,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::api::{ChildId, Event, ExchangeKind, Limits, Notice, NoticeKind, Output, Reason};
-use super::dh::{DhJob, Ticket, Work};
+use super::dh::{DhJob, Seed, Ticket, Work};
 use super::nat_t::PORT_NATT;
 use super::status::Counters;
 
@@ -121,10 +121,10 @@ impl Env {
         &mut self,
         owner: JobOwner,
         group: DhGroup,
-        work: impl FnOnce([u8; 32]) -> Work,
+        work: impl FnOnce(Seed) -> Work,
     ) -> Ticket {
-        let mut seed = [0; 32];
-        self.rng.fill_bytes(&mut seed);
+        let mut seed = Seed::new([0; 32]);
+        self.rng.fill_bytes(seed.as_mut_slice());
         let ticket = self.jobs.issue(owner);
         let job = DhJob::new(ticket, group, work(seed), owner.source, owner.authenticated);
         self.outputs.push_back(Output::Dh(job));

@@ -121,8 +121,8 @@ fn notify(context: &mut Context<'_>, notify: Notify) {
     send(context, rest);
 }
 
-/// `HASH(1) = prf(SKEYID_a, M-ID | the other payloads)`.
-fn send(context: &mut Context<'_>, rest: ChainBuilder) {
+/// Sends payloads behind their HASH: `HASH(1) = prf(SKEYID_a, M-ID | the other payloads)`.
+pub(super) fn send(context: &mut Context<'_>, rest: ChainBuilder) {
     let message_id = context.sa.seen.draw(&mut context.env.rng);
     let keys = &context.sa.keys;
     let hash = (keys.prf)(&keys.skeyid_a, &[&message_id.to_be_bytes(), &rest.encode()]).to_vec();

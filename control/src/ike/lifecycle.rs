@@ -470,10 +470,11 @@ impl Machine {
 
     /// An IKE SA nears its end: it is worth another one if the peer has ESP SAs.
     fn rekey_if_used(&mut self, now: Instant, name: u64, id: PeerId) {
+        if let Some(sa) = self.established_mut(name) {
+            sa.replacing = true;
+        }
         if self.peers.get(&id).is_some_and(Peer::has_path) {
             self.rekey_ike(now, id);
-        } else if let Some(sa) = self.established_mut(name) {
-            sa.rekey_at = sa.expires;
         }
     }
 

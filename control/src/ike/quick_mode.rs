@@ -252,8 +252,13 @@ impl Context<'_> {
     pub(super) fn computed(&mut self, message_id: u32, result: Result<Computed, super::dh::InvalidPublic>) {
         let Some(state) = self.sa.quick.remove(&message_id) else { return };
         let Ok(computed) = result else {
+            let ours = state.is_ours();
             self.drop_state(state);
-            self.fail(Reason::KeyExchange);
+            if ours {
+                self.fail(Reason::KeyExchange);
+            } else {
+                self.problem(Reason::KeyExchange);
+            }
             return;
         };
         match state {
@@ -350,8 +355,12 @@ impl Context<'_> {
 
     /// A quick mode of ours failed: whoever waits for it is told, and the pair in use is replaced later.
     fn fail(&mut self, reason: Reason) {
-        self.env.problem(self.peer.remote, Some(self.peer.tunnel), ExchangeKind::QuickMode, reason);
+        self.problem(reason);
         self.peer.child_failed(self.env, self.now, reason);
+    }
+
+    fn problem(&mut self, reason: Reason) {
+        self.env.problem(self.peer.remote, Some(self.peer.tunnel), ExchangeKind::QuickMode, reason);
     }
 
     fn open(&self) -> usize {
@@ -543,7 +552,7 @@ impl Context<'_> {
             Ok(child) => child,
             Err(reason) => {
                 self.env.spis.free(spi);
-                self.env.problem(self.peer.remote, Some(self.peer.tunnel), ExchangeKind::QuickMode, reason);
+                self.problem(reason);
                 return;
             }
         };

@@ -57,11 +57,15 @@ impl fmt::Debug for DhDone {
     }
 }
 
+/// What a secret is drawn from; wiped when dropped.
+pub(super) type Seed = Zeroizing<[u8; 32]>;
+
+/// What a job computes.
 pub(super) enum Work {
     /// Make a key pair.
-    Generate([u8; 32]),
+    Generate(Seed),
     /// Make a key pair and agree with the far end's public value.
-    Respond([u8; 32], Public),
+    Respond(Seed, Public),
     /// Agree with the far end's public value.
     Agree(SecretNumber, Public),
 }
@@ -151,11 +155,11 @@ pub(super) fn public_len(group: DhGroup) -> usize {
 fn compute(group: DhGroup, work: Work) -> Result<Computed, InvalidPublic> {
     match work {
         Work::Generate(seed) => {
-            let (private, public) = generate(group, seed);
+            let (private, public) = generate(group, &seed);
             Ok(Computed { public, private: Some(private), shared: None })
         }
         Work::Respond(seed, theirs) => {
-            let (private, public) = generate(group, seed);
+            let (private, public) = generate(group, &seed);
             let shared = agree(group, &private, &theirs)?;
             Ok(Computed { public, private: None, shared: Some(shared) })
         }
@@ -166,9 +170,8 @@ fn compute(group: DhGroup, work: Work) -> Result<Computed, InvalidPublic> {
     }
 }
 
-fn generate(group: DhGroup, seed: [u8; 32]) -> (SecretNumber, Vec<u8>) {
-    let seed = Zeroizing::new(seed);
-    let mut rng = ChaCha20Rng::from_seed(*seed);
+fn generate(group: DhGroup, seed: &Seed) -> (SecretNumber, Vec<u8>) {
+    let mut rng = ChaCha20Rng::from_seed(**seed);
     match modp(group) {
         Some(modp) => modp.generate(&mut rng),
         None => ecp::generate(group, &mut rng),

@@ -26,10 +26,10 @@ fn run(group: DhGroup, work: Work) -> Result<Computed, InvalidPublic> {
 #[test]
 fn both_ends_agree_in_every_group() {
     for group in GROUPS {
-        let a = run(group, Work::Generate([1; 32])).unwrap();
+        let a = run(group, Work::Generate(Seed::new([1; 32]))).unwrap();
         assert_eq!(a.public.len(), public_len(group));
         let public = Public::parse(group, &a.public).unwrap();
-        let b = run(group, Work::Respond([2; 32], public)).unwrap();
+        let b = run(group, Work::Respond(Seed::new([2; 32]), public)).unwrap();
         let public = Public::parse(group, &b.public).unwrap();
         let c = run(group, Work::Agree(a.private.unwrap(), public)).unwrap();
         let shared = c.shared.unwrap();
@@ -77,14 +77,14 @@ fn modp_values_at_the_edges_are_refused() {
 #[test]
 fn points_off_the_curve_are_refused() {
     for group in [DhGroup::Ecp256, DhGroup::Ecp384, DhGroup::Ecp521] {
-        let mut honest = run(group, Work::Generate([1; 32])).unwrap().public;
+        let mut honest = run(group, Work::Generate(Seed::new([1; 32]))).unwrap().public;
         for value in [vec![0; honest.len()], vec![0xff; honest.len()]] {
             let public = Public::parse(group, &value).unwrap();
-            assert!(run(group, Work::Respond([2; 32], public)).is_err());
+            assert!(run(group, Work::Respond(Seed::new([2; 32]), public)).is_err());
         }
         *honest.last_mut().unwrap() ^= 1;
         let public = Public::parse(group, &honest).unwrap();
-        assert!(run(group, Work::Respond([2; 32], public)).is_err());
+        assert!(run(group, Work::Respond(Seed::new([2; 32]), public)).is_err());
     }
 }
 

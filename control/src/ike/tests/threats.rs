@@ -157,7 +157,9 @@ fn t2_malformed_chains_leave_no_state() {
     for (kind, count) in [(Kind::VENDOR_ID, 21), (Kind(99), 50)] {
         let mut chain = ChainBuilder::new();
         chain.push(Kind::SA, offer_ike(&profile().ike).encode());
-        (0..count).for_each(|_| drop(chain.push(kind, vec![1; 16])));
+        for _ in 0..count {
+            chain.push(kind, vec![1; 16]);
+        }
         assert!(hub.send(STRANGER, &message((9, 0), Exchange::MAIN, 0, 0, &chain)).is_empty());
         assert_eq!(hub.sas(), 0);
     }
@@ -252,11 +254,8 @@ fn t6_a_flood_of_beginnings_is_bounded_and_does_not_keep_the_honest_out() {
     let honest = SocketAddrV4::new(B, 500);
     let cookies = cookies_of(&hub.send(honest, &first(5, &profile()))[0]);
     let public = {
-        let mut other = Pair::new(&profile(), &profile());
-        other.connect(1);
-        other.run(SECOND);
-        let third =
-            other.log.iter().find(|(_, from, _)| *from == 1).map(|_| other.log[2].2.payload.clone()).unwrap();
+        let mut other = connected(&profile(), &profile());
+        let third = other.log.swap_remove(2).2.payload;
         let (header, body) = Header::decode(&third).unwrap();
         Chain::decode(header.next, body).unwrap().one(Kind::KE).unwrap().to_vec()
     };
@@ -358,6 +357,22 @@ fn t12_answers_are_built_from_values() {
 }
 
 #[test]
+fn t13_fragments_are_not_put_together() {
+    let mut hub = Hub::new();
+    let cookies = cookies_of(&hub.send(STRANGER, &first(7, &profile()))[0]);
+    for number in [0u8, 1, 2, 255] {
+        for flags in [0u8, 1] {
+            for cookies in [cookies, (8, 0), (8, 9)] {
+                let mut chain = ChainBuilder::new();
+                chain.push(Kind(132), [&[0, 1, number, flags][..], &[7; 400]].concat());
+                assert!(hub.send(STRANGER, &message(cookies, Exchange::MAIN, flags, 0, &chain)).is_empty());
+            }
+        }
+    }
+    assert_eq!(hub.sas(), 1);
+}
+
+#[test]
 fn t14_unprotected_notifications_stop_nothing() {
     for (kind, end) in [(notification::NO_PROPOSAL_CHOSEN, 1), (notification::PAYLOAD_MALFORMED, 0)] {
         let mut pair = Pair::new(&profile(), &profile());
@@ -438,6 +453,31 @@ fn t16_replays_and_reflections_change_nothing() {
     pair.assert_connected();
     assert!(pair.ends.iter().all(|end| end.down.is_empty()));
     assert!(pair.ends[0].machine.counters().replayed > 0);
+}
+
+#[test]
+fn t17_nothing_is_taken_after_the_end_of_the_sa() {
+    use super::super::informational;
+    use super::super::payload::Delete;
+    let mut pair = connected(&profile(), &profile());
+    let (now, spi) = (pair.now, *pair.ends[1].inbound.keys().next().unwrap());
+    let status = pair.ends[1].machine.ike_sas(now).next().unwrap();
+    let ours = if status.initiator { status.cookie_i } else { status.cookie_r };
+    let before = pair.ends[0].inbound.clone();
+    pair.ends[1].machine.with(now, ours, None, |context| {
+        let mut rest = ChainBuilder::new();
+        rest.push(Kind::DELETE, Delete::Isakmp(vec![(status.cookie_i, status.cookie_r)]).encode());
+        rest.push(Kind::DELETE, Delete::Esp(vec![spi]).encode());
+        rest.push(Kind::DELETE, Delete::Isakmp(vec![(1, 2)]).encode());
+        rest.push(Kind::NOTIFY, vec![0; 3]);
+        informational::send(context, rest);
+    });
+    pair.run(Duration::from_millis(50));
+    assert_eq!(pair.ends[0].established(pair.now), 0, "the IKE SA is gone");
+    assert_eq!(pair.ends[0].inbound, before, "the ESP SAs are not");
+    // They are worth a new IKE SA.
+    pair.run(Duration::from_secs(6));
+    assert_eq!(pair.ends[0].established(pair.now), 1);
 }
 
 #[test]
