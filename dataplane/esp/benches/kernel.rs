@@ -1,8 +1,9 @@
 //! Nanoseconds per packet of the portable kernel and the fastest of this CPU, side by side.
 //!
-//! `cargo bench -p dmvpn-esp -- [SUITE ...] [--sas=N] [--kernel=TEXT]`. Every packet is of another SA out of N (2048),
-//! in bursts of 32. The kernels take turns round by round, so that noise meets all of them; the figure is the
-//! lower decile of the rounds, and in brackets how many times faster than the portable kernel that is.
+//! `cargo bench -p dmvpn-esp -- [SUITE ...] [--sas=N] [--size=N] [--kernel=TEXT]`. Every packet is of another
+//! SA out of N (2048), in bursts of 32. The kernels take turns round by round, so that noise meets all of
+//! them; the figure is the lower decile of the rounds, and in brackets how many times faster than the
+//! portable kernel that is.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ struct Bench {
 }
 
 fn main() {
-    let sas = std::env::args().find_map(|arg| arg.strip_prefix("--sas=")?.parse().ok()).unwrap_or(2048);
+    let sas = number("--sas=").unwrap_or(2048);
     let names: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let names =
         if names.is_empty() { ["aes256-sha1", "aes256gcm"].map(String::from).to_vec() } else { names };
@@ -41,6 +42,10 @@ fn main() {
             Err(error) => println!("{name}: {error}"),
         }
     }
+}
+
+fn number(option: &str) -> Option<usize> {
+    std::env::args().find_map(|arg| arg.strip_prefix(option)?.parse().ok())
 }
 
 /// The portable one, and the fastest, or those whose description has the text `--kernel=` in it. More
@@ -59,7 +64,8 @@ fn kernels() -> Vec<Kernel> {
 
 fn table(suite: Suite, sas: usize) {
     println!("\n{suite}, {sas} SAs, ns per packet");
-    for size in SIZES {
+    let sizes = number("--size=").map_or_else(|| SIZES.to_vec(), |size| vec![size]);
+    for size in sizes {
         let rng = &mut ChaCha8Rng::seed_from_u64(size as u64);
         let mut benches: Vec<Bench> =
             kernels().into_iter().map(|kernel| Bench::new(kernel, suite, size, sas)).collect();

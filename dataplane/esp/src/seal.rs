@@ -6,7 +6,7 @@ use crate::HEADER_LEN;
 use crate::burst::{BURST, Members};
 use crate::kernel::{self, CbcEncryptLane, GcmSealLane, MacLane};
 use crate::sa::{Kind, OutboundSa};
-use crate::suite::{Algorithms, TRAILER_LEN};
+use crate::suite::{Algorithms, PADDING, TRAILER_LEN};
 
 /// One packet to seal.
 pub struct SealJob<'a> {
@@ -61,15 +61,11 @@ impl<'a> SealJob<'a> {
         let (iv, rest) = rest.split_at_mut(suite.iv_len());
         iv.copy_from_slice(&self.sa.iv_seed.block(sequence)[..iv.len()]);
         let encrypted = rest.len() - suite.icv_len();
-        let (padding, trailer) =
-            rest[self.payload_len..encrypted].split_at_mut(encrypted - self.payload_len - TRAILER_LEN);
-        // RFC 4303 section 2.4: padding is 1, 2, 3, ...
-        let mut pad_len = 0;
-        for byte in padding {
-            pad_len += 1;
-            *byte = pad_len;
-        }
-        trailer.copy_from_slice(&[pad_len, self.next_header]);
+        let pad_len = encrypted - self.payload_len - TRAILER_LEN;
+        let (padding, trailer) = rest[self.payload_len..encrypted].split_at_mut(pad_len);
+        padding.copy_from_slice(&PADDING[..pad_len]);
+        // Less than a block.
+        trailer.copy_from_slice(&[pad_len.to_le_bytes()[0], self.next_header]);
         Ok(())
     }
 }

@@ -319,6 +319,17 @@ impl Suite {
 /// Pad length and next header (RFC 4303 section 2).
 pub(crate) const TRAILER_LEN: usize = 2;
 
+/// The longest padding; any other is the beginning of it (RFC 4303 section 2.4).
+pub(crate) static PADDING: [u8; 255] = {
+    let mut padding = [0; 255];
+    let mut value: u8 = 0;
+    while value < 255 {
+        padding[value as usize] = value + 1;
+        value += 1;
+    }
+    padding
+};
+
 /// `aes256-sha1`, `3des-md5`, `aes256gcm`.
 impl fmt::Display for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -78,6 +78,25 @@ proptest! {
             prop_assert_eq!(result.is_ok(), fate != 0);
         }
     }
+
+    /// Bytes that no peer made never open, and nothing panics on them.
+    #[test]
+    fn noise_never_opens(
+        seed: u64,
+        suite in suites(),
+        noise in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..40),
+    ) {
+        for kernel in Kernel::available() {
+            let Pair { rx, .. } = pair_on([kernel; 2], suite, &mut ChaCha8Rng::seed_from_u64(seed));
+            let mut packets = noise.clone();
+            let mut jobs: Vec<_> = packets.iter_mut().map(|p| OpenJob::new(&rx, p)).collect();
+            open(&mut jobs);
+            prop_assert!(jobs.iter().all(|job| job.result().is_err()));
+            prop_assert_eq!(rx.sequence(), 0);
+            let counters = rx.counters();
+            prop_assert_eq!(counters.malformed + counters.bad_icv + counters.replayed, noise.len() as u64);
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@ use super::{AesUnit, Block, load, load_256, load_512, store, store_256, store_51
 /// A packet: its key and its blocks, the first of which is where the IV goes.
 pub(crate) type Job<'a> = (&'a Schedule<AesUnit>, &'a mut [Block]);
 
-/// Packets being encrypted, one to a lane, each chained for itself.
+/// Packets being encrypted, one to a lane, each chained for itself. Round keys stay on the stack of the
+/// worker until the next batch, as those of live SAs stay in memory.
 struct Encryption<'j, 'a, const N: usize> {
     waiting: std::slice::IterMut<'j, Job<'a>>,
     rounds: usize,
