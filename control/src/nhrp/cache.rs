@@ -121,7 +121,9 @@ impl Machine {
             let kind = entry.kind;
             self.lose_path(overlay);
             match kind {
-                Kind::Static => {}
+                Kind::Static => {
+                    self.claim_path(now, overlay);
+                }
                 Kind::Nhs => self.server_lost(now, overlay),
                 Kind::Dynamic => self.forget(overlay),
                 // Both ends may have made a path; the other one serves as well.

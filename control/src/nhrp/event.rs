@@ -128,8 +128,6 @@ pub enum Misbehavior {
     Malformed,
     /// Spoke for an overlay address that is bound to another.
     ForeignAddress,
-    /// Answered what was not asked.
-    Unsolicited,
     /// Sent a traffic indication without being on the way of that traffic.
     ForeignRedirect,
     /// Sent a packet in a loop.
@@ -226,7 +224,6 @@ impl fmt::Display for Misbehavior {
         f.write_str(match self {
             Self::Malformed => "sent a malformed packet",
             Self::ForeignAddress => "spoke for an address that is not its own",
-            Self::Unsolicited => "answered what was not asked",
             Self::ForeignRedirect => "redirected traffic that it does not carry",
             Self::Loop => "sent a packet in a loop",
         })

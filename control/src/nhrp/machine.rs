@@ -73,9 +73,12 @@ impl Machine {
     pub fn new(config: Config) -> Self {
         let mut entries = BTreeMap::new();
         let mut servers = Vec::new();
+        let mut waiting = BTreeSet::new();
         for map in &config.nhrp.maps {
             let kind = if map.register { Kind::Nhs } else { Kind::Static };
             entries.insert(map.address.ip(), Entry::configured(kind, map.nbma));
+            // Whoever makes the path: it is taken when it is there.
+            waiting.insert((map.nbma, map.address.ip()));
             if map.register {
                 servers.push(Server::new(map.address.ip(), map.nbma));
             }
@@ -84,7 +87,7 @@ impl Machine {
             nbma: None,
             paths: Paths::default(),
             entries,
-            waiting: BTreeSet::new(),
+            waiting,
             connecting: BTreeSet::new(),
             shortcuts: BTreeMap::new(),
             multicast: BTreeSet::new(),

@@ -393,8 +393,8 @@ impl Machine {
                         self.resolution_failed(now, target, ResolutionFailure::NoPath);
                     }
                 }
+                // It waits on: the other side may make the path.
                 (Kind::Static | Kind::Dynamic, None) => {
-                    self.waiting.remove(&(nbma, overlay));
                     self.resolution_failed(now, overlay, ResolutionFailure::NoPath);
                 }
             }

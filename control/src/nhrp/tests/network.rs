@@ -325,6 +325,10 @@ fn a_configured_station_needs_no_hub() {
     network.run(SECOND);
     assert_eq!(network.ping(1, far).unwrap(), [1, 2]);
     assert_eq!(network.stations[1].bindings[&ip("10.0.0.3")].1, Kind::Static);
+    // It may as well be the other side that makes the path.
+    network.cut(1, 2);
+    network.join(2, 1);
+    assert_eq!(network.ping(1, far).unwrap(), [1, 2]);
     // One that is not there is tried again after a while, not at every packet.
     network.cut(1, 2);
     network.kill(2);
