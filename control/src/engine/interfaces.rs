@@ -17,12 +17,30 @@ impl Engine {
     /// Makes everything as `config` says. What is the same as before is left alone: a change of one
     /// tunnel resets no peer of another.
     pub(super) fn configure(&mut self, now: Instant, config: Arc<Config>) {
+        self.leave_tunnels(now, &config);
         let before = std::mem::replace(&mut self.config, config);
         self.configure_ports();
         self.configure_addresses(&before);
         self.configure_routes(now);
         self.configure_tunnels(now, &before);
         self.relocate_peers(now);
+    }
+
+    /// Takes leave of the peers of tunnels that will not be the same, while we still have the addresses
+    /// that they know: so they need not find out by themselves.
+    fn leave_tunnels(&mut self, now: Instant, next: &Config) {
+        let security = |config: &Config, tunnel: TunnelId| {
+            let interface = config.tunnels.get(usize::from(tunnel.0));
+            interface.map(|of| (local_address(config, of), of.underlay, of.profile.clone()))
+        };
+        let changed: Vec<_> = tunnels(&self.config)
+            .map(|(id, _)| id)
+            .filter(|id| security(&self.config, *id) != security(next, *id))
+            .collect();
+        for tunnel in changed {
+            self.ike.remove_profile(now, tunnel);
+        }
+        self.settle(now);
     }
 
     fn configure_ports(&mut self) {
@@ -149,13 +167,7 @@ impl Engine {
 
     /// Our underlay address on a tunnel.
     pub(super) fn local_address(&self, tunnel: TunnelId) -> Option<Ipv4Addr> {
-        let interface = self.config.tunnels.get(usize::from(tunnel.0))?;
-        match interface.local {
-            LocalAddress::Address(address) => Some(address),
-            LocalAddress::FollowInterface => {
-                self.config.ethernet.get(interface.underlay)?.address.map(|address| address.ip())
-            }
-        }
+        local_address(&self.config, self.config.tunnels.get(usize::from(tunnel.0))?)
     }
 
     /// The underlay next hop towards an address: by the tunnel's own interface and no other, whatever
@@ -189,6 +201,15 @@ impl Engine {
 /// The tunnels of a configuration, with their numbers.
 pub(super) fn tunnels(config: &Config) -> impl Iterator<Item = (TunnelId, &Tunnel)> {
     (0..).map(TunnelId).zip(&config.tunnels)
+}
+
+fn local_address(config: &Config, interface: &Tunnel) -> Option<Ipv4Addr> {
+    match interface.local {
+        LocalAddress::Address(address) => Some(address),
+        LocalAddress::FollowInterface => {
+            config.ethernet.get(interface.underlay)?.address.map(|address| address.ip())
+        }
+    }
 }
 
 /// The routes that interface addresses make.

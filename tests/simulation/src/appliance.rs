@@ -88,6 +88,10 @@ impl Appliance {
         self.engine.request(Instant::from_micros(now), request)
     }
 
+    pub(crate) fn reload(&mut self, now: u64, config: Arc<Config>) {
+        self.engine.handle(Instant::from_micros(now), Input::Config(config));
+    }
+
     /// The host behind the TUN device sends an IPv4 packet.
     pub(crate) fn host_sends(&mut self, now: u64, packet: Vec<u8>) {
         self.engine.handle(Instant::from_micros(now), Input::Tun(packet));

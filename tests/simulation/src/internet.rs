@@ -80,6 +80,10 @@ impl Internet {
         }
     }
 
+    pub(crate) fn readdress(&mut self, site: usize, wan: Ipv4Addr) {
+        self.sites[site].wan = wan;
+    }
+
     /// Takes a frame from the WAN port of a site.
     pub(crate) fn receive(&mut self, from: usize, frame: &[u8]) -> Verdict {
         self.forward(from, frame).unwrap_or(Verdict::Nothing)

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dmvpn_config::Config;
 use dmvpn_control::show::{self, Request, Response, Topic};
 use dmvpn_dataplane::DropReason;
 use dmvpn_dataplane::link::HeapPool;
@@ -97,12 +98,9 @@ impl Network {
     /// If its configuration has a mistake.
     pub fn switch_on(&mut self, id: SiteId) {
         let place = &mut self.places[id];
-        let text = place.site.configuration();
-        let config = dmvpn_config::parse(&text, "site.toml").unwrap_or_else(|mistakes| {
-            panic!("{}", mistakes.iter().map(ToString::to_string).collect::<String>())
-        });
+        let config = parse(&place.site.configuration());
         let seed = self.random.seed();
-        let appliance = Appliance::new(&place.site, Arc::new(config), self.pool.clone(), seed, self.now);
+        let appliance = Appliance::new(&place.site, config, self.pool.clone(), seed, self.now);
         place.appliance = Some(appliance);
         self.work(id);
     }
@@ -121,6 +119,32 @@ impl Network {
     /// Reboots a NAT.
     pub fn reset_nat(&mut self, public: Ipv4Addr) {
         self.internet.reset_nat(public);
+    }
+
+    /// Gives an appliance its configuration anew, with changes.
+    ///
+    /// # Panics
+    /// If that has a mistake.
+    pub fn reload(&mut self, id: SiteId, change: impl Fn(&str) -> String) {
+        let config = parse(&change(&self.places[id].site.configuration()));
+        let now = self.now;
+        if let Some(appliance) = &mut self.places[id].appliance {
+            appliance.reload(now, config);
+        }
+        self.work(id);
+    }
+
+    /// A site gets another WAN address, in another network.
+    pub fn readdress(&mut self, id: SiteId, wan: Ipv4Addr) {
+        self.places[id].site.wan = wan;
+        self.reload(id, str::to_owned);
+        self.internet.readdress(id, wan);
+    }
+
+    /// A site's tunnel is bound to an IPsec profile.
+    pub fn protect(&mut self, id: SiteId) {
+        self.places[id].site.options.protected = true;
+        self.reload(id, str::to_owned);
     }
 
     /// Lets time pass.
@@ -334,4 +358,11 @@ impl Network {
         self.next += 1;
         self.events.insert((self.now + delay, self.next), event);
     }
+}
+
+fn parse(text: &str) -> Arc<Config> {
+    let config = dmvpn_config::parse(text, "site.toml").unwrap_or_else(|mistakes| {
+        panic!("{}", mistakes.iter().map(ToString::to_string).collect::<String>())
+    });
+    Arc::new(config)
 }
