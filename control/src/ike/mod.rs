@@ -30,6 +30,7 @@ mod peer;
 mod proposals;
 mod quick_mode;
 mod sa;
+mod selectors;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@
 //!                                outbound SA installed
 //! ```
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use dmvpn_config::model::{DhGroup, EspMode};
@@ -27,17 +27,15 @@ use super::exchange::{Answered, Due, Fingerprint, Request};
 use super::informational;
 use super::keys::{equal, keymat};
 use super::main_mode::Refusal;
-use super::nat_t::Nat;
 use super::payload::{
-    Chain, ChainBuilder, Exchange, Header, Id, Kind, Sa, decode_nat_oa, encode_nat_oa, notification,
+    Chain, ChainBuilder, Exchange, Header, Kind, Sa, decode_nat_oa, encode_nat_oa, notification,
 };
 use super::peer::{Child, Peer};
 use super::proposals::{AgreedEsp, accept_esp, answer_esp, choose_esp, offer_esp};
 use super::sa::{Established, Link, rekey_after};
+use super::selectors::{Hosts, Ids};
 use crate::time::Instant;
 
-/// GRE (RFC 2784).
-const PROTOCOL_GRE: u8 = 47;
 /// Lengths of nonces (RFC 2409 section 5).
 const NONCES: std::ops::RangeInclusive<usize> = 8..=256;
 /// Quick modes that are open at the same time in one IKE SA. There are peers that lose track of more than
@@ -105,13 +103,6 @@ pub(super) struct ExpectQuick3 {
     answered: Answered,
 }
 
-/// The traffic an SA is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Ids {
-    i: Id,
-    r: Id,
-}
-
 /// What a verified message 1 asks for.
 pub(super) struct Offered {
     agreed: AgreedEsp,
@@ -133,13 +124,6 @@ pub(super) struct Accepted {
     hosts: Hosts,
     iv: Vec<u8>,
     question: Fingerprint,
-}
-
-/// The ends of the tunnel in inner headers of tunnel mode.
-#[derive(Debug, Clone, Copy)]
-struct Hosts {
-    initiator: Ipv4Addr,
-    responder: Ipv4Addr,
 }
 
 /// The IKE SA that a quick mode runs in, and what it works on.
@@ -410,17 +394,14 @@ impl Context<'_> {
         let Some(profile) = self.env.profile(self.peer.tunnel).cloned() else { return };
         let (public, private) = key.unzip();
         let nonce_i = self.env.nonce();
-        let ids = Ids {
-            i: Id::ipv4(*self.link.local.ip(), PROTOCOL_GRE),
-            r: Id::ipv4(*self.link.remote.ip(), PROTOCOL_GRE),
-        };
+        let ids = Ids::gre(*self.link.local.ip(), *self.link.remote.ip());
         let mut rest = ChainBuilder::new();
         rest.push(Kind::SA, offer_esp(&profile.esp, opening.spi, opening.udp).encode());
         rest.push(Kind::NONCE, nonce_i.clone());
         if let Some(public) = public {
             rest.push(Kind::KE, public);
         }
-        rest.push(Kind::ID, ids.i.encode()).push(Kind::ID, ids.r.encode());
+        ids.write(&mut rest);
         if opening.udp && profile.esp.mode == EspMode::Transport {
             // RFC 3947 section 5.2.
             rest.push(Kind::NAT_OA, encode_nat_oa(*self.link.local.ip()));
@@ -489,9 +470,9 @@ impl Context<'_> {
         let nonce = chain.one(Kind::NONCE).filter(|nonce| NONCES.contains(&nonce.len()));
         let nonce_i = nonce.ok_or_else(|| refuse(Reason::Malformed))?.to_vec();
         let public = read_public(chain, agreed.pfs).map_err(refuse)?;
-        let ids = read_ids(chain).map_err(refuse)?;
+        let ids = Ids::read(chain).map_err(refuse)?;
         let (local, remote) = (*self.link.local.ip(), *self.link.remote.ip());
-        let hosts = hosts_of_offer(ids.as_ref(), self.sa.nat, local, remote);
+        let hosts = Hosts::offered(ids.as_ref(), self.sa.nat, local, remote);
         let hosts = hosts.ok_or_else(|| refuse(Reason::Selectors))?;
         let nat_oa = chain.all(Kind::NAT_OA).filter_map(decode_nat_oa).next().is_some();
         let nonce_r = self.env.nonce();
@@ -528,7 +509,7 @@ impl Context<'_> {
             rest.push(Kind::KE, public);
         }
         if let Some(ids) = &ids {
-            rest.push(Kind::ID, ids.i.encode()).push(Kind::ID, ids.r.encode());
+            ids.write(&mut rest);
         }
         if nat_oa {
             rest.push(Kind::NAT_OA, encode_nat_oa(*self.link.remote.ip()));
@@ -618,19 +599,18 @@ impl Context<'_> {
         let nonce = chain.one(Kind::NONCE).filter(|nonce| NONCES.contains(&nonce.len()));
         let nonce_r = nonce.ok_or(Reason::Malformed)?.to_vec();
         let public = read_public(chain, agreed.pfs)?;
-        // A responder echoes the identities, or calls an end behind a NAT by its outer address.
-        let answered = read_ids(chain)?.unwrap_or_else(|| ids.clone());
-        let hosts = Hosts {
-            initiator: gre_host(&answered.i).ok_or(Reason::Selectors)?,
-            responder: gre_host(&answered.r).ok_or(Reason::Selectors)?,
-        };
-        let fits = |id: &Id, host: Ipv4Addr, nat: bool| nat || id.host() == Some(host);
-        if !fits(&ids.i, hosts.initiator, self.sa.nat.local)
-            || !fits(&ids.r, hosts.responder, self.sa.nat.remote)
-        {
-            return Err(Reason::Selectors);
-        }
+        let hosts = Hosts::granted(ids, Ids::read(chain)?.as_ref(), self.sa.nat).ok_or(Reason::Selectors)?;
         Ok((Accepted { agreed, nonce_i, nonce_r, hosts, iv, question }, public))
+    }
+
+    /// Sends any payloads as message 1.
+    #[cfg(test)]
+    pub(super) fn send_raw(&mut self, rest: ChainBuilder) {
+        let message_id = self.sa.seen.draw(&mut self.env.rng);
+        let iv = self.sa.keys.phase2_iv(&self.sa.last_block, message_id);
+        if let Some((message, _)) = self.seal(message_id, &iv, &[&message_id.to_be_bytes()], rest) {
+            self.env.send(self.link.local, self.link.remote, message);
+        }
     }
 
     /// Installs our inbound SA, then sends message 3.
@@ -792,40 +772,4 @@ fn read_public(chain: &Chain<'_>, group: Option<DhGroup>) -> Result<Option<Publi
         (Some(_), None) => Err(Reason::Malformed),
         (None, _) => Ok(None),
     }
-}
-
-/// IDci and IDcr: both, or none, which means the two ends of the IKE SA.
-fn read_ids(chain: &Chain<'_>) -> Result<Option<Ids>, Reason> {
-    let mut bodies = chain.all(Kind::ID);
-    match (bodies.next(), bodies.next(), bodies.next()) {
-        (None, None, None) => Ok(None),
-        (Some(i), Some(r), None) => {
-            let decode = |body| Id::decode(body).map_err(|_| Reason::Malformed);
-            Ok(Some(Ids { i: decode(i)?, r: decode(r)? }))
-        }
-        _ => Err(Reason::Selectors),
-    }
-}
-
-/// Whose traffic message 1 is about: GRE between the peer and us, and nothing else. Behind a NAT an end
-/// calls itself by an address that the other one does not see.
-fn hosts_of_offer(ids: Option<&Ids>, nat: Nat, local: Ipv4Addr, remote: Ipv4Addr) -> Option<Hosts> {
-    let Some(ids) = ids else { return Some(Hosts { initiator: remote, responder: local }) };
-    let hosts = Hosts { initiator: gre_host(&ids.i)?, responder: gre_host(&ids.r)? };
-    let peer_fits = hosts.initiator == remote || nat.remote;
-    let we_fit = hosts.responder == local || nat.local;
-    (peer_fits && we_fit).then_some(hosts)
-}
-
-/// Whether a responder without a NAT takes these identities.
-#[cfg(test)]
-pub(super) fn admits(ids: Option<(Id, Id)>, local: Ipv4Addr, remote: Ipv4Addr) -> bool {
-    let ids = ids.map(|(i, r)| Ids { i, r });
-    hosts_of_offer(ids.as_ref(), Nat::default(), local, remote).is_some()
-}
-
-/// The host that an identity names, if what it allows is GRE.
-fn gre_host(id: &Id) -> Option<Ipv4Addr> {
-    let allows_gre = matches!(id.protocol, 0 | PROTOCOL_GRE) && id.port == 0;
-    id.host().filter(|_| allows_gre)
 }

@@ -481,28 +481,55 @@ fn t17_nothing_is_taken_after_the_end_of_the_sa() {
 }
 
 #[test]
-fn t18_quick_modes_for_anything_but_gre_between_the_two_are_refused() {
-    use super::super::payload::Id as Ident;
-    let id = |kind, protocol, port, data: &[u8]| Ident { kind, protocol, port, data: data.to_vec() };
-    let fits = |i: Ident, r: Ident| super::super::quick_mode::admits(Some((i, r)), A, B);
-    let (a, b) = (A.octets(), B.octets());
-    let host = |octets: &[u8]| id(1, 47, 0, octets);
-    assert!(fits(host(&b), host(&a)));
-    assert!(fits(id(1, 0, 0, &b), id(4, 47, 0, &[&a[..], &[255; 4]].concat())));
-    assert!(super::super::quick_mode::admits(None, A, B));
-    for (i, r) in [
-        (host(&a), host(&b)),
-        (host(&b), host(&[10, 0, 0, 1])),
-        (host(&[10, 0, 0, 1]), host(&a)),
-        (id(4, 47, 0, &[0; 8]), id(4, 47, 0, &[0; 8])),
-        (id(1, 6, 0, &b), id(1, 6, 0, &a)),
-        (id(1, 47, 80, &b), host(&a)),
-        (host(&b), id(2, 47, 0, b"hub.example")),
-        (id(1, 47, 0, &[1]), host(&a)),
-        (id(1, 47, 0, &[]), id(1, 47, 0, &[])),
-    ] {
-        assert!(!fits(i.clone(), r.clone()), "{i:?} {r:?}");
+fn t18_a_quick_mode_must_be_whole() {
+    use super::super::proposals::offer_esp;
+    let offer = offer_esp(&profile().esp, 0x1000, false).encode();
+    let id = |address| Id::ipv4(address, 47).encode();
+    let whole: [(Kind, Vec<u8>); 5] = [
+        (Kind::SA, offer.clone()),
+        (Kind::NONCE, vec![1; 20]),
+        (Kind::KE, vec![5; 64]),
+        (Kind::ID, id(B)),
+        (Kind::ID, id(A)),
+    ];
+    let mut variants: Vec<Vec<(Kind, Vec<u8>)>> = Vec::new();
+    for leave_out in 0..4 {
+        variants.push(
+            whole.iter().enumerate().filter(|(n, _)| *n != leave_out).map(|(_, p)| p.clone()).collect(),
+        );
     }
+    // Three identities, two SAs, one of them not in front, an empty nonce, the wrong ends.
+    variants.push([&whole[..], &[(Kind::ID, id(A))]].concat());
+    variants.push([&whole[..], &[(Kind::SA, offer.clone())]].concat());
+    variants.push([&whole[1..2], &whole[..1], &whole[2..]].concat());
+    variants.push([&whole[..1], &[(Kind::NONCE, vec![])], &whole[2..]].concat());
+    variants.push([&whole[..3], &[(Kind::ID, id(A)), (Kind::ID, id(B))]].concat());
+    // ESP without integrity, and an SPI that is reserved.
+    let mut bare = offer_esp(&profile().esp, 0x1000, false);
+    bare.proposals[0].transforms[0].attributes.retain(|attribute| attribute.kind != 5);
+    variants.push([&[(Kind::SA, bare.encode())], &whole[1..]].concat());
+    variants.push([&[(Kind::SA, offer_esp(&profile().esp, 255, false).encode())], &whole[1..]].concat());
+    let mut pair = connected(&profile(), &profile());
+    let before = pair.ends[0].inbound.clone();
+    for payloads in &variants {
+        let status = pair.ends[1].machine.ike_sas(pair.now).next().unwrap();
+        let ours = if status.initiator { status.cookie_i } else { status.cookie_r };
+        let now = pair.now;
+        pair.ends[1].machine.with(now, ours, None, |context| {
+            let mut rest = ChainBuilder::new();
+            for (kind, body) in payloads {
+                rest.push(*kind, body.clone());
+            }
+            context.send_raw(rest);
+        });
+        pair.run(SECOND);
+        assert_eq!(pair.ends[0].inbound, before);
+    }
+    let counters = pair.ends[0].machine.counters();
+    let refused =
+        counters.bad_payload + counters.no_proposal + counters.bad_identity + counters.bad_key_exchange;
+    assert_eq!(refused, u64::try_from(variants.len()).unwrap());
+    pair.assert_connected();
 }
 
 #[test]
