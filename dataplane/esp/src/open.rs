@@ -132,9 +132,8 @@ impl<'a> OpenJob<'a> {
 /// padding. The caller must own every SA in it: see [`InboundSa`].
 pub fn open(jobs: &mut [OpenJob<'_>]) {
     for burst in jobs.chunks_mut(BURST) {
-        for job in &*burst {
-            job.sa.prefetch();
-        }
+        burst.iter().for_each(|job| job.sa.prefetch());
+        burst.iter().for_each(|job| job.sa.prefetch_keys());
         let mut ready = Members::default();
         for (i, job) in burst.iter_mut().enumerate() {
             match job.precheck() {

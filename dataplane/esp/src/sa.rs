@@ -80,11 +80,20 @@ impl OutboundSa {
         self.kind
     }
 
-    /// Asks for its cache lines ahead of use. [`seal`](crate::seal) does so for a whole batch; a caller
-    /// that meets the SA earlier gains by asking then.
+    /// Asks for its cache lines but those of the keys ahead of use; to be followed by
+    /// [`prefetch_keys`](Self::prefetch_keys) a little later. [`seal`](crate::seal) does both for a whole
+    /// batch; a caller that meets the SA earlier gains by asking then.
     #[inline]
     pub fn prefetch(&self) {
-        kernel::prefetch(self);
+        kernel::prefetch(&self.kind, 1);
+        kernel::prefetch(&self.iv_seed, 1);
+        kernel::prefetch(&self.sent, 1);
+    }
+
+    /// Asks for the cache lines of the keys that its suite has.
+    #[inline]
+    pub fn prefetch_keys(&self) {
+        self.keys.prefetch(self.kind.suite);
     }
 
     /// Number of the last packet sealed; 0 before the first. At `u32::MAX` the SA refuses to send
@@ -202,11 +211,20 @@ impl InboundSa {
         self.kind
     }
 
-    /// Asks for its cache lines ahead of use. [`open`](crate::open) does so for a whole batch; a caller
-    /// that meets the SA earlier gains by asking then.
+    /// Asks for its cache lines but those of the keys ahead of use; to be followed by
+    /// [`prefetch_keys`](Self::prefetch_keys) a little later. [`open`](crate::open) does both for a whole
+    /// batch; a caller that meets the SA earlier gains by asking then.
     #[inline]
     pub fn prefetch(&self) {
-        kernel::prefetch(self);
+        kernel::prefetch(&self.kind, 1);
+        kernel::prefetch(&self.window, 1);
+        kernel::prefetch(&self.received, 1);
+    }
+
+    /// Asks for the cache lines of the keys that its suite has.
+    #[inline]
+    pub fn prefetch_keys(&self) {
+        self.keys.prefetch(self.kind.suite);
     }
 
     /// Highest sequence number accepted; 0 before the first packet.

@@ -75,9 +75,8 @@ impl<'a> SealJob<'a> {
 /// batch. The caller must own every SA in it: see [`OutboundSa`].
 pub fn seal(jobs: &mut [SealJob<'_>]) {
     for burst in jobs.chunks_mut(BURST) {
-        for job in &*burst {
-            job.sa.prefetch();
-        }
+        burst.iter().for_each(|job| job.sa.prefetch());
+        burst.iter().for_each(|job| job.sa.prefetch_keys());
         let mut ready = Members::default();
         for (i, job) in burst.iter_mut().enumerate() {
             match job.prepare() {

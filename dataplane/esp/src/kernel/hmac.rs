@@ -56,6 +56,19 @@ impl MacKeys {
         }
     }
 
+    /// Bytes that the keys for an algorithm take up here.
+    pub(crate) const fn len(integrity: Integrity) -> usize {
+        let pads = match integrity {
+            Integrity::HmacMd5_96 => size_of::<Pads<[u32; 4]>>(),
+            Integrity::HmacSha1_96 => size_of::<Pads<[u32; 5]>>(),
+            Integrity::HmacSha256_128 => size_of::<Pads<[u32; 8]>>(),
+            Integrity::HmacSha384_192 => size_of::<Pads<Sha384State>>(),
+            Integrity::HmacSha512_256 => size_of::<Pads<Sha512State>>(),
+        };
+        // The tag of the enum stands before them.
+        align_of::<Self>() + pads
+    }
+
     /// The leading bytes of the HMAC of `data`.
     pub(crate) fn tag(&self, data: &[u8]) -> [u8; TAG_MAX] {
         match self {

@@ -19,7 +19,7 @@ pub use select::Kernel;
 pub(crate) use x86::prefetch;
 
 use crate::keys::{CipherKey, KeyMaterial};
-use crate::suite::{Algorithms, CbcCipher};
+use crate::suite::{Algorithms, CbcCipher, Suite};
 
 /// Expanded keys of an SA; `C` are those of its CBC cipher in its direction.
 #[expect(clippy::large_enum_variant, reason = "what is used per packet lies in the SA")]
@@ -59,6 +59,19 @@ impl<C> Keys<C> {
             #[cfg(feature = "null-cipher")]
             Algorithms::Null => Self::Null,
         }
+    }
+
+    /// Asks for the cache lines that packets of `suite` need. It is not read from the keys themselves,
+    /// which would be to wait for them.
+    #[inline]
+    pub(crate) fn prefetch(&self, suite: Suite) {
+        let bytes = match suite.algorithms() {
+            Algorithms::EncryptThenMac(_, integrity) => size_of::<C>() + MacKeys::len(integrity),
+            Algorithms::Aead(_) => size_of::<GcmKeys>(),
+            #[cfg(feature = "null-cipher")]
+            Algorithms::Null => 0,
+        };
+        prefetch(self, bytes);
     }
 
     /// Of a CBC suite.

@@ -73,10 +73,10 @@ fn store_512(four: &mut [Block; 4], value: __m512i) {
     unsafe { _mm512_storeu_si512(ptr::from_mut(four).cast(), value) }
 }
 
-/// Asks for all cache lines of a value ahead of its use.
+/// Asks for the cache lines of the first bytes of a value, ahead of their use.
 #[inline]
-pub(crate) fn prefetch<T>(value: &T) {
-    for line in (0..size_of::<T>()).step_by(64) {
+pub(crate) fn prefetch<T>(value: &T, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
         // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of x86-64.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(value).cast::<i8>().wrapping_add(line)) };
     }
