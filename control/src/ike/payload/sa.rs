@@ -163,6 +163,14 @@ impl Attribute {
         }
     }
 
+    /// The attribute alone.
+    #[cfg(test)]
+    pub(in crate::ike) fn bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode(&mut out);
+        out
+    }
+
     pub(super) fn decode_all(reader: &mut Reader<'_>) -> Result<Vec<Self>, DecodeError> {
         let mut attributes = Vec::new();
         while !reader.is_empty() {

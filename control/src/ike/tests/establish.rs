@@ -444,3 +444,50 @@ fn a_changed_profile_takes_its_peers_down() {
     assert_eq!(pair.ends[0].down, [DownReason::Reconfigured]);
     assert_eq!(pair.ends[1].down, [DownReason::Deleted]);
 }
+
+#[test]
+fn a_responder_may_grant_less_life() {
+    use super::super::informational;
+    use super::super::payload::{Attribute, ChainBuilder, Kind, Notify, notification};
+    let mut pair = connected(&profile(), &profile());
+    let remaining = |pair: &Pair| pair.ends[1].machine.ike_sas(pair.now).next().unwrap().remaining.as_secs();
+    let grant = |pair: &mut Pair, seconds: u32| {
+        let status = pair.ends[0].machine.ike_sas(pair.now).next().unwrap();
+        let data =
+            [Attribute::new(11, 1), Attribute::new(12, seconds)].iter().flat_map(Attribute::bytes).collect();
+        let now = pair.now;
+        pair.ends[0].machine.with(now, status.cookie_r, None, |context| {
+            let notify =
+                Notify { protocol: 1, spi: vec![0; 16], kind: notification::RESPONDER_LIFETIME, data };
+            let mut rest = ChainBuilder::new();
+            rest.push(Kind::NOTIFY, notify.encode());
+            informational::send(context, rest);
+        });
+        pair.run(SECOND);
+    };
+    assert!(remaining(&pair) > 3500);
+    grant(&mut pair, 600);
+    assert!((590..600).contains(&remaining(&pair)));
+    // More than there is does not count.
+    grant(&mut pair, 86_400);
+    assert!(remaining(&pair) < 600);
+    // It is replaced in time.
+    pair.run(Duration::from_secs(700));
+    pair.assert_connected();
+    assert!(pair.ends[1].machine.counters().ike_up >= 2);
+    assert!(pair.ends.iter().all(|end| end.down.is_empty()));
+}
+
+#[test]
+fn tunnels_that_share_an_address_are_told_apart_by_their_proposals() {
+    use dmvpn_tables::TunnelId;
+    let mut second = profile();
+    second.ike.proposals[0].hash = Hash::Sha512;
+    let mut pair = Pair::new(&profile(), &second);
+    let now = pair.now;
+    pair.ends[0].machine.set_profile(now, TunnelId(7), std::sync::Arc::new(second.clone()), Some(A));
+    pair.connect(1);
+    pair.run(SECOND);
+    pair.assert_connected();
+    assert_eq!(pair.ends[0].machine.ike_sas(pair.now).next().unwrap().tunnel, TunnelId(7));
+}
