@@ -109,7 +109,11 @@ pub struct Observed {
 impl Peers {
     /// No peers. `seed` tells the handles of one run of the program from those of another.
     pub fn new(seed: u32) -> Self {
-        Self { peers: BTreeMap::new(), by_address: BTreeSet::new(), clear: HandlePool::new(CLEAR_PEERS, seed) }
+        Self {
+            peers: BTreeMap::new(),
+            by_address: BTreeSet::new(),
+            clear: HandlePool::new(CLEAR_PEERS, seed),
+        }
     }
 
     /// A handle for a peer without IPsec; `None` if there are too many.
