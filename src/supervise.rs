@@ -11,7 +11,6 @@ use dmvpn_config::{Config, ConfigDelta};
 use dmvpn_control::show::{Request, Response};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 use crate::api::{Control, Questions};
@@ -39,15 +38,10 @@ enum Event {
 }
 
 impl Supervisor {
-    /// Catches signals from now on: SIGTERM and SIGINT end the process in order, a second one at once; SIGHUP reads
-    /// the configuration `file` again.
+    /// Catches signals from now on: SIGTERM and SIGINT end the process in order, SIGHUP reads the configuration `file`
+    /// again.
     pub(crate) fn new(file: &Path) -> anyhow::Result<Self> {
         let (sender, events) = channel::bounded(EVENTS);
-        let stopping = Arc::default();
-        for signal in [SIGTERM, SIGINT] {
-            flag::register_conditional_default(signal, Arc::clone(&stopping))?;
-            flag::register(signal, Arc::clone(&stopping))?;
-        }
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot catch signals")?;
         let told = sender.clone();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {

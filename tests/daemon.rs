@@ -34,6 +34,7 @@ hugepages = false
 buffers = 2048
 
 [host]
+tun = ""
 socket = "SOCKET"
 "#;
 

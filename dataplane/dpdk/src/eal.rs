@@ -87,7 +87,9 @@ impl Eal {
         // the strings, which `arguments` keeps. It is called once per process (STARTED).
         let returned = unsafe { dpdk_sys::rte_eal_init(count, pointers.as_mut_ptr()) };
         if returned < 0 {
-            return Err(Error::Init(Errno::last()));
+            let errno = Errno::last();
+            remove_runtime_folder();
+            return Err(Error::Init(errno));
         }
         let runtime = Runtime { _arguments: arguments, pools: Mutex::default(), ports: Mutex::default() };
         Ok(Self { runtime: Arc::new(runtime) })
@@ -144,15 +146,12 @@ impl Drop for Runtime {
         let all_back = pools
             .iter()
             .all(|pool| unsafe { dpdk_sys::rte_mempool_avail_count(pool.raw.as_ptr()) == pool.capacity });
-        // SAFETY: returns a string that stays.
-        let folder = unsafe { CStr::from_ptr(dpdk_sys::rte_eal_get_runtime_dir()) }.to_owned();
         if all_back {
             // SAFETY: ports, queues, pools and registered threads hold an `Eal`, so there are none left, and
             // no mbuf is out.
             unsafe { dpdk_sys::rte_eal_cleanup() };
         }
-        // DPDK made it and leaves it behind, empty. Nothing depends on it.
-        let _ = fs::remove_dir(OsStr::from_bytes(folder.as_bytes()));
+        remove_runtime_folder();
     }
 }
 
@@ -160,6 +159,13 @@ impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Runtime").finish_non_exhaustive()
     }
+}
+
+/// DPDK makes a folder for this process and leaves it behind, empty. Nothing depends on it.
+fn remove_runtime_folder() {
+    // SAFETY: returns a string that stays; an empty one if DPDK did not get that far.
+    let folder = unsafe { CStr::from_ptr(dpdk_sys::rte_eal_get_runtime_dir()) };
+    let _ = fs::remove_dir(OsStr::from_bytes(folder.to_bytes()));
 }
 
 /// The command line of the EAL.
