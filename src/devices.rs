@@ -1,5 +1,7 @@
 //! From the configuration to DPDK: packet memory, ports, and the workers' queues.
 
+use std::fs;
+
 use anyhow::Context;
 use dmvpn_config::Config;
 use dmvpn_dpdk::{Device, Eal, EalOptions, Memory, Mempool, Port, PortOptions, Queue, Started};
@@ -37,8 +39,21 @@ impl Devices {
             for (worker, queue) in queues.iter_mut().zip(of_port) {
                 worker.push(queue);
             }
+            device.kernel_interface().into_iter().for_each(quieten);
             ports.push(port);
         }
         Ok(Self { eal, pool, ports, queues })
+    }
+}
+
+/// Keeps the kernel from answering for us on an interface that it shares with a port. It sees every packet there, too,
+/// and our addresses are its own, on the TUN device. So it is told to answer ARP only for addresses of the interface
+/// itself, and to take nothing by it from senders that it would not send to by it.
+fn quieten(interface: &str) {
+    for setting in ["arp_ignore", "rp_filter"] {
+        let file = format!("/proc/sys/net/ipv4/conf/{interface}/{setting}");
+        if let Err(error) = fs::write(&file, "1") {
+            tracing::warn!("the kernel may answer for us on {interface}: cannot write to {file}: {error}");
+        }
     }
 }

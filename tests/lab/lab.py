@@ -181,6 +181,8 @@ class Ping:
         match = re.search(r"(\d+) packets transmitted, (\d+) (?:packets )?received", self.file.read_text())
         if not match:
             raise LabError(f"{self.what}: {self.file.read_text().strip()}")
+        if "duplicates" in self.file.read_text():
+            raise LabError(f"{self.what}: answered twice")
         return int(match[1]), int(match[2])
 
     def lossless(self):

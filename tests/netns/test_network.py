@@ -129,8 +129,8 @@ class Network(unittest.TestCase):
     def test_the_box_itself(self):
         hub, spoke1, _ = self.network()
         self.registered(hub)
-        self.ping("lan2", "10.0.0.1").lossless()
-        self.ping("lan2", "192.168.2.1").lossless()
+        for host, target in (("lan2", "10.0.0.1"), ("lan2", "192.168.2.1"), ("lan2", "192.168.1.1"), ("lan1", "192.168.1.1")):
+            self.ping(host, target).lossless()
         # From the box through its TUN device, to the hub and to a LAN behind it.
         Ping(self.lab, spoke1.ns, "10.0.0.1", 5, 0.2).lossless()
         Ping(self.lab, spoke1.ns, "192.168.1.10", 5, 0.2).lossless()

@@ -29,6 +29,16 @@ impl Device {
             Self::Pci(name) | Self::Virtual { name, .. } => name,
         }
     }
+
+    /// The kernel's network interface that it reads and writes by a socket, if it is such a device.
+    pub fn kernel_interface(&self) -> Option<&str> {
+        match self {
+            Self::Pci(_) => None,
+            Self::Virtual { arguments, .. } => {
+                arguments.split(',').find_map(|argument| argument.strip_prefix("iface="))
+            }
+        }
+    }
 }
 
 impl FromStr for Device {
@@ -78,8 +88,10 @@ mod tests {
         assert_eq!("3B:00.1".parse(), Ok(Device::Pci("0000:3b:00.1".into())));
         let af_packet: Device = "net_af_packet0,iface=eth0,blocksz=4096".parse().unwrap();
         assert_eq!(af_packet.name(), "net_af_packet0");
+        assert_eq!(af_packet.kernel_interface(), Some("eth0"));
         assert_eq!(af_packet.to_string(), "net_af_packet0,iface=eth0,blocksz=4096");
-        assert_eq!("net_null0".parse::<Device>().unwrap().to_string(), "net_null0");
+        let null: Device = "net_null0".parse().unwrap();
+        assert_eq!((null.to_string(), null.kernel_interface()), ("net_null0".into(), None));
         for wrong in ["", "eth0", "3b:00", "net null0", ",iface=eth0", "00000:3b:00.1"] {
             assert_eq!(wrong.parse::<Device>(), Err(NotADevice(wrong.into())));
         }
