@@ -119,6 +119,18 @@ class Spoke(Case):
     def test_tunnel(self):
         self.run_with("tunnel")
 
+    def test_shortcut_to_a_real_spoke(self):
+        spoke = self.box("spoke1", "plsp1", "transport")
+        self.peers("up", "hub", "spoke2")
+        wait_until("registered", lambda: [peer for peer in spoke.show("dmvpn")["peers"] if peer["state"] == "up"], 90)
+        wait_until("spoke2 is registered", lambda: "10.0.0.3" in self.peers.exec("hub", "vtysh -c 'show ip nhrp cache'"), 60)
+        wait_until("the first answer", lambda: Ping(self.lab, self.host, "192.168.3.10", 1, 1).result()[1], 30)
+        wait_until("the shortcut", lambda: [peer for peer in spoke.show("dmvpn")["peers"]
+                                            if (peer["overlay"], peer["state"]) == ("10.0.0.3", "up")], 30)
+        self.lossless("192.168.3.10", 50, lambda: None)
+        self.assertEqual(self.peers.ping("spoke2", "192.168.2.10"), 20)
+        self.nothing_clear()
+
 
 if __name__ == "__main__":
     unittest.main()
