@@ -1,4 +1,5 @@
-//! What a worker counts: one block per worker, written by it alone, read at scrape.
+//! What a worker counts: one block per worker, each counter with one writer, read at scrape. The writer is the worker, but
+//! for what the control thread could not hand to it.
 
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -191,7 +192,7 @@ drop_reasons! {
     ClearGreOnProtected = "clear_gre_on_protected",
     /// GRE in the clear with an address and key of no tunnel.
     GreNoTunnel = "gre_no_tunnel",
-    /// GRE header cut short, of another version, or with checksum, routing or sequence number.
+    /// GRE header cut short, of another version, with source routes, or with a wrong checksum.
     GreHeader = "gre_header",
     /// Out of an SA, but with the key of another tunnel, or none.
     GreKey = "gre_key",
@@ -239,7 +240,7 @@ drop_reasons! {
     NoTunnel = "no_tunnel",
     /// A clear path on a tunnel that is protected now.
     ClearPathOnProtected = "clear_path_on_protected",
-    /// The outbound SA has used up its sequence numbers (RFC 4303 section 3.3.3) or its lifetime.
+    /// The outbound SA has used up its sequence numbers (RFC 4303 section 3.3.3).
     SequenceExhausted = "sequence_exhausted",
     /// Too large for the tunnel, not to be fragmented, and as many of those as may be answered have been.
     FragmentationNeeded = "fragmentation_needed",
@@ -269,6 +270,8 @@ drop_reasons! {
     // Punt and inject.
     /// The control thread does not keep up.
     PuntFull = "punt_full",
+    /// The worker does not keep up with what the control thread sends.
+    InjectFull = "inject_full",
 }
 
 #[cfg(test)]

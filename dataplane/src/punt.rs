@@ -55,10 +55,7 @@ pub(crate) fn punt_ring<B: Buffer>(counters: Arc<Counters>) -> (Punter<B>, PuntR
 impl<B: Buffer> Punter<B> {
     /// Hands a packet up.
     pub(crate) fn punt(&self, reason: PuntReason, packet: B) {
-        // Anybody can send us ARP, IKE or packets without a route. They may fill half of the ring; the other half is
-        // for what peers say that have proved themselves.
-        let proved = matches!(reason, PuntReason::Nhrp { peer: Some(_), .. });
-        if !proved && self.ring.len() >= PUNT_RING / 2 {
+        if self.ring.len() >= share(&reason) {
             self.counters.count_drop(DropReason::PuntFull);
             return;
         }
@@ -75,6 +72,19 @@ impl<B: Buffer> Punter<B> {
     }
 }
 
+/// How full the ring may be for one more packet like this. Whoever can send us packets at all can send more of them
+/// than the control thread takes; that must not be the end of what keeps links and peers up.
+fn share(reason: &PuntReason) -> usize {
+    match reason {
+        // Of peers that have proved themselves.
+        PuntReason::Nhrp { peer: Some(_), .. } | PuntReason::PeerMoved { .. } => PUNT_RING,
+        // Of anybody, but there is no peer and no link without.
+        PuntReason::Ike | PuntReason::Arp { .. } | PuntReason::Nhrp { peer: None, .. } => PUNT_RING / 2,
+        // Of anybody.
+        _ => PUNT_RING / 4,
+    }
+}
+
 /// The control thread's end of what it injects into a worker.
 ///
 /// What was injected comes back emptied of its meaning, for its memory to be freed here: workers do not free.
@@ -84,18 +94,21 @@ pub struct Injector {
     back: Arc<ArrayQueue<Inject>>,
     /// Sent and not back. Never more than either ring holds, so the worker always finds room in `back`.
     under_way: usize,
+    /// Those of the worker. Of them, the control thread writes [`DropReason::InjectFull`] and nothing else.
+    counters: Arc<Counters>,
 }
 
 impl Injector {
     /// Queues a packet for the worker.
     ///
     /// # Errors
-    /// The packet, if the worker has too many waiting.
+    /// The packet, if the worker has too many waiting. That is counted.
     pub fn send(&mut self, inject: Inject) -> Result<(), Inject> {
         while self.back.pop().is_some() {
             self.under_way -= 1;
         }
         if self.under_way >= INJECT_RING {
+            self.counters.count_drop(DropReason::InjectFull);
             return Err(inject);
         }
         self.down.push(inject)?;
@@ -111,9 +124,10 @@ pub(crate) struct Injections {
 }
 
 /// Both ends of an inject ring.
-pub(crate) fn inject_ring() -> (Injector, Injections) {
+pub(crate) fn inject_ring(counters: Arc<Counters>) -> (Injector, Injections) {
     let (down, back) = (Arc::new(ArrayQueue::new(INJECT_RING)), Arc::new(ArrayQueue::new(INJECT_RING)));
-    (Injector { down: Arc::clone(&down), back: Arc::clone(&back), under_way: 0 }, Injections { down, back })
+    let injector = Injector { down: Arc::clone(&down), back: Arc::clone(&back), under_way: 0, counters };
+    (injector, Injections { down, back })
 }
 
 impl Injections {
@@ -136,14 +150,20 @@ mod tests {
     use crate::link::{HeapBuffer, HeapPool};
 
     #[test]
-    fn what_anybody_can_send_leaves_room_for_proved_peers() {
+    fn what_anybody_can_send_leaves_room_for_ike_and_for_proved_peers() {
         let counters = Arc::new(Counters::new(0));
         let (punter, mut receiver) = punt_ring::<HeapBuffer>(Arc::clone(&counters));
         let mut pool = HeapPool::new(2 * PUNT_RING);
-        for _ in 0..PUNT_RING {
-            punter.punt(PuntReason::Ike, pool.alloc().unwrap());
+        for (reason, waiting) in
+            [(PuntReason::Local { tunnel: None }, PUNT_RING / 4), (PuntReason::Ike, PUNT_RING / 2)]
+        {
+            for _ in 0..PUNT_RING {
+                punter.punt(reason, pool.alloc().unwrap());
+            }
+            assert_eq!(punter.ring.len(), waiting);
         }
-        assert_eq!(counters.dropped(DropReason::PuntFull), PUNT_RING as u64 / 2);
+        let refused = counters.dropped(DropReason::PuntFull);
+        assert_eq!(refused, 2 * PUNT_RING as u64 - PUNT_RING as u64 / 2);
         let nhrp = PuntReason::Nhrp {
             tunnel: dmvpn_tables::TunnelId(0),
             peer: Some(dmvpn_tables::PeerId(1)),
@@ -152,7 +172,7 @@ mod tests {
         for _ in 0..PUNT_RING {
             punter.punt(nhrp, pool.buffer(b"nhrp").unwrap());
         }
-        assert_eq!(counters.dropped(DropReason::PuntFull), PUNT_RING as u64);
+        assert_eq!(counters.dropped(DropReason::PuntFull) - refused, PUNT_RING as u64 / 2);
         let received: Vec<_> = std::iter::from_fn(|| receiver.poll()).collect();
         assert_eq!(received.len(), PUNT_RING);
         assert_eq!(received.last(), Some(&Punt { reason: nhrp, packet: b"nhrp".to_vec() }));
@@ -161,7 +181,8 @@ mod tests {
 
     #[test]
     fn injected_packets_come_back_and_never_overfill_either_ring() {
-        let (mut injector, injections) = inject_ring();
+        let counters = Arc::new(Counters::new(0));
+        let (mut injector, injections) = inject_ring(Arc::clone(&counters));
         for round in 0..3 {
             for _ in 0..INJECT_RING {
                 assert!(injector.send(Inject::Packet(vec![round])).is_ok());
@@ -172,6 +193,7 @@ mod tests {
             assert_eq!(taken.len(), INJECT_RING);
             assert!(injector.send(Inject::Packet(vec![])).is_err());
             taken.into_iter().for_each(|inject| injections.done(inject));
+            assert_eq!(counters.dropped(DropReason::InjectFull), 2 * (u64::from(round) + 1));
         }
     }
 }

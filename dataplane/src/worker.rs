@@ -54,7 +54,7 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
     ) -> (Self, ControlEnd<L::Buffer>) {
         let counters = Arc::new(Counters::new(links.len()));
         let (punter, punts) = punt_ring(Arc::clone(&counters));
-        let (injector, injections) = inject_ring();
+        let (injector, injections) = inject_ring(Arc::clone(&counters));
         // Workers number their packets apart, as far as 16 bits allow (RFC 6864 section 4.3).
         let apart = usize::from(u16::MAX) / handoff.workers();
         let identification = u16::try_from(apart * handoff.worker()).unwrap_or_default();

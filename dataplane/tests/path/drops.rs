@@ -241,6 +241,15 @@ fn provoke(reason: DropReason) -> Option<Site> {
                 site.run();
             }
         }
+        DropReason::InjectFull => {
+            let frame = typed(EtherType::ARP);
+            let inject = Inject::Frame { port: WAN, frame };
+            // One more than the ring holds, while the worker sleeps.
+            while site.workers[0].control.injector.send(inject.clone()).is_ok() {}
+            while site.workers[0].worker.poll(site.now) {
+                site.sent(WAN);
+            }
+        }
     }
     Some(site)
 }
