@@ -68,7 +68,11 @@ impl<B: Buffer> Replicator<B> {
                     copy.meta_mut().to_peer = peer.0;
                     frames.encrypt.push(copy);
                 }
-                None => cx.count_drop(DropReason::NoBuffer),
+                None => {
+                    cx.count_drop(DropReason::NoBuffer);
+                    // Nor will there be one for the next peer; but there are more polls than this.
+                    break;
+                }
             }
         }
     }

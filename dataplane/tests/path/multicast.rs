@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dmvpn_dataplane::DropReason;
+use dmvpn_dataplane::{DropReason, Pool};
 use dmvpn_tables::{Adjacency, Inject, PuntReason};
 
 use crate::lab::*;
@@ -55,6 +55,27 @@ fn a_long_list_is_worked_off_a_batch_at_a_time() {
     }
     assert_eq!(copies, [64, 64, 64, 64, 64, 64, 16]);
     assert_eq!((hub.drops(), hub.pool.in_use()), (vec![], 0));
+}
+
+#[test]
+fn a_long_list_and_an_empty_pool_do_not_hold_the_worker_up() {
+    let (mut hub, mut spoke) = (Site::new(1), Site::new(2));
+    connect(&mut hub, &mut spoke, &security(), 1);
+    hub.tunnel(|tunnel| tunnel.multicast = [peer(2); 200].into());
+    hub.publish();
+    let mut all: Vec<_> = std::iter::from_fn(|| hub.pool.alloc()).collect();
+    // One buffer for the packet itself, none for copies.
+    all.pop();
+    let hello = packet(overlay_address(1), ALL_OSPF_ROUTERS, b"").bytes();
+    hub.workers[0].control.injector.send(Inject::Multicast { tunnel: TUNNEL, packet: hello }).unwrap();
+    assert!(hub.workers[0].worker.poll(0));
+    assert_eq!(hub.drops(), [(DropReason::NoBuffer, 1)], "not one for each peer");
+    drop(all);
+    let mut copies = 0;
+    while hub.workers[0].worker.poll(0) {
+        copies += hub.sent(WAN).len();
+    }
+    assert_eq!((copies, hub.pool.in_use()), (199, 0));
 }
 
 #[test]
