@@ -361,7 +361,7 @@ impl Machine {
         }
     }
 
-    /// The path to `overlay`, which was learned, cannot be had.
+    /// The path to `overlay` cannot be had: what was learned of it is forgotten, what is configured stays.
     pub(super) fn path_failed(&mut self, now: Instant, overlay: Ipv4Addr, why: ResolutionFailure) {
         let mut targets: BTreeSet<_> = self.resolving(overlay).into_iter().collect();
         if let Some(entry) = self.entries.get(&overlay) {
@@ -369,7 +369,14 @@ impl Machine {
                 .extend(entry.shortcuts.iter().filter_map(|prefix| Some(self.shortcuts.get(prefix)?.target)));
         }
         targets.insert(overlay);
-        self.forget(overlay);
+        match self.entries.get(&overlay) {
+            Some(entry) if entry.kind != Kind::Cached => {
+                for prefix in entry.shortcuts.clone() {
+                    self.forget_shortcut(prefix);
+                }
+            }
+            _ => self.forget(overlay),
+        }
         for target in targets {
             self.resolution_failed(now, target, why);
         }
@@ -427,7 +434,7 @@ impl Machine {
         let count = self.failures.get(&target).map_or(0, |failure| failure.count);
         let wait = (COOL_DOWN * (1 << count.min(6))).min(longest);
         if self.failures.len() >= self.config.limits.resolutions && !self.failures.contains_key(&target) {
-            // The one whose end is nearest in address order: any will do, the number is what counts.
+            // Any will do: the number is what counts.
             if let Some((forgotten, _)) = self.failures.pop_first() {
                 self.timers.cancel(Timer::Failure(forgotten));
             }

@@ -370,6 +370,28 @@ fn a_tunnel_of_host_addresses() {
 }
 
 #[test]
+fn what_is_configured_outlives_a_path_that_failed() {
+    // Spoke 1 is told where spoke 2 is, and there is nobody; or that it is a second server.
+    for register in [false, true] {
+        let mut network = Net::new(2, 17, Weather::default());
+        let nobody = NhrpMap { address: net("10.0.0.3/24"), nbma: ip("203.0.113.99"), register };
+        let maps = config("10.0.0.2/24", nhrp(vec![hub_map(), nobody], Multicast::Nhs), 18);
+        let mut spoke = Station::new(1, maps, ip("203.0.113.2"), ip("203.0.113.2"));
+        spoke.routes.via("192.168.0.0/16", "10.0.0.1");
+        network.stations[1] = spoke;
+        network.start();
+        network.run(SECOND);
+        let far = network.stations[2].host();
+        for _ in 0..60 {
+            assert_eq!(network.ping(1, far).unwrap(), [1, HUB, 2]);
+            network.run(SECOND);
+        }
+        let known = network.stations[1].machine.entries(network.now);
+        assert!(known.iter().any(|entry| entry.overlay == ip("10.0.0.3")), "register: {register}");
+    }
+}
+
+#[test]
 fn a_path_that_carries_nothing_is_not_used() {
     let mut network = Net::new(2, 16, Weather::default());
     network.start();
