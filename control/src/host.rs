@@ -158,7 +158,11 @@ impl<W: Workers> Host<W> {
             worked = true;
             match output {
                 Output::Inject(inject) => self.workers.inject(inject),
-                Output::Dh(job) => self.dh.submit(job),
+                Output::Dh(job) => {
+                    if let Some(refused) = self.dh.submit(job) {
+                        self.engine.handle(now, Input::Dh(refused));
+                    }
+                }
                 Output::Tun(packet) => {
                     if let Some(tun) = &self.tun {
                         tun.write(&packet);

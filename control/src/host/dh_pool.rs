@@ -11,8 +11,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::ike::{DhDone, DhJob};
 
-/// Jobs that wait. The machine bounds those of strangers far below this; what comes on top is dropped,
-/// and its exchange runs into its timeout.
+/// Jobs that wait. The machine bounds those of strangers far below this; what comes on top is refused.
 const CAPACITY: usize = 4096;
 /// Threads at most: forwarding has the other cores.
 const THREADS: usize = 4;
@@ -54,11 +53,12 @@ impl DhPool {
         Ok(pool)
     }
 
-    /// Queues a job.
-    pub(super) fn submit(&self, job: DhJob) {
+    /// Queues a job; gives the answer if there is no room for it.
+    pub(super) fn submit(&self, job: DhJob) -> Option<DhDone> {
         let (source, first) = (job.source(), job.authenticated());
-        self.shared.queue().push(source, first, job);
+        let refused = self.shared.queue().push(source, first, job).err();
         self.shared.more.notify_one();
+        refused.map(DhJob::refuse)
     }
 
     /// A job that has run.
@@ -107,19 +107,21 @@ impl Shared {
 }
 
 impl<J> Queue<J> {
-    fn push(&mut self, source: Ipv4Addr, first: bool, job: J) {
+    fn push(&mut self, source: Ipv4Addr, first: bool, job: J) -> Result<(), J> {
         if self.len >= CAPACITY {
-            return;
+            return Err(job);
         }
         self.len += 1;
         if first {
-            return self.first.push_back(job);
+            self.first.push_back(job);
+            return Ok(());
         }
         let waiting = self.others.entry(source).or_default();
         if waiting.is_empty() {
             self.turns.push_back(source);
         }
         waiting.push_back(job);
+        Ok(())
     }
 
     fn pop(&mut self) -> Option<J> {
@@ -160,10 +162,10 @@ mod tests {
         let mut queue = Queue::default();
         let (flood, honest) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
         for _ in 0..100 {
-            queue.push(flood, false, "flood");
+            queue.push(flood, false, "flood").unwrap();
         }
-        queue.push(honest, false, "honest");
-        queue.push(honest, true, "proved");
+        queue.push(honest, false, "honest").unwrap();
+        queue.push(honest, true, "proved").unwrap();
         let order: Vec<_> = (0..4).filter_map(|_| queue.pop()).collect();
         assert_eq!(order, ["proved", "flood", "honest", "flood"]);
         assert_eq!(std::iter::from_fn(|| queue.pop()).count(), 98);
@@ -174,10 +176,10 @@ mod tests {
     fn the_queue_is_bounded() {
         let mut queue = Queue::default();
         for n in 0..CAPACITY + 10 {
-            queue.push(Ipv4Addr::LOCALHOST, false, n);
+            assert_eq!(queue.push(Ipv4Addr::LOCALHOST, n % 2 == 0, n).is_ok(), n < CAPACITY);
         }
         assert_eq!(std::iter::from_fn(|| queue.pop()).count(), CAPACITY);
-        queue.push(Ipv4Addr::LOCALHOST, false, 1);
+        queue.push(Ipv4Addr::LOCALHOST, false, 1).unwrap();
         assert_eq!(queue.pop(), Some(1));
     }
 

@@ -400,6 +400,9 @@ pub struct Limits {
     pub children_per_peer: usize,
     /// IKE SAs of one peer.
     pub ike_sas_per_peer: usize,
+    /// Peers at one address of a tunnel: behind a NAT there are several, and whoever has the secret may
+    /// call itself anything.
+    pub peers_per_address: usize,
     /// Peers.
     pub peers: usize,
 }
@@ -414,6 +417,7 @@ impl Default for Limits {
             dh_jobs_per_source: 4,
             children_per_peer: 8,
             ike_sas_per_peer: 4,
+            peers_per_address: 1_024,
             peers: 65_536,
         }
     }

@@ -39,8 +39,10 @@ impl Machine {
     pub(super) fn attach(&mut self, now: Instant, link: Link, proved: Authenticated) {
         let name = link.name();
         let Some(id) = self.peer_for(now, &link, &proved) else {
-            self.env.problem(link.remote, Some(link.tunnel), ExchangeKind::MainMode, Reason::Limit);
-            self.forget_beginning(&link);
+            if !link.initiator {
+                self.env.problem(link.remote, Some(link.tunnel), ExchangeKind::MainMode, Reason::Limit);
+            }
+            self.main_mode_failed(now, &link, Reason::Limit);
             return;
         };
         if proved.initial_contact {
@@ -91,6 +93,9 @@ impl Machine {
             peer.set_nat(proved.nat, now);
             peer.hear(now);
             return Some(id);
+        }
+        if self.peers_at(link.tunnel, *link.remote.ip()).count() >= self.env.limits.peers_per_address {
+            return None;
         }
         let id = PeerId(self.handles.alloc()?);
         let addresses = (link.local, link.remote);
@@ -360,6 +365,11 @@ impl Machine {
             if peer.spi_told_at.is_some_and(|at| now.since(at) < SPI_INTERVAL) {
                 continue;
             }
+            // An SPI that the peer itself receives by: somebody sent it back to us. Many a peer takes a DELETE for
+            // either direction, and would end what it receives by.
+            if peer.children.values().any(|child| child.spi_out == spi) {
+                continue;
+            }
             peer.spi_told_at = Some(now);
             if let Some(name) = self.current_sa(id) {
                 self.with(now, name, None, |context| informational::send_delete_esp(context, vec![spi]));
@@ -433,6 +443,9 @@ impl Machine {
     /// Sets the deadlines of whoever was touched.
     pub(super) fn rearm(&mut self, now: Instant) {
         while let Some(owner) = self.touched.pop_first() {
+            if let Owner::Peer(id) = owner {
+                self.answer_waiting(now, id);
+            }
             let deadline = match owner {
                 Owner::Sa(name) => self.sas.get(&name).map(IkeSa::deadline),
                 Owner::Peer(id) => self.peer_deadline(id),
@@ -441,6 +454,20 @@ impl Machine {
                 Some(at) => self.timers.set(owner, at.max(now)),
                 None => self.timers.cancel(owner),
             }
+        }
+    }
+
+    /// Whoever waits for a path to a peer is told when nothing is under way any more that may become one. It
+    /// need not have been ours: the peer's quick mode may have come to nothing, or a DELETE ended a pair.
+    fn answer_waiting(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get(&id).filter(|peer| peer.wanted && !peer.has_path()) else { return };
+        let mut sas = peer.sas.iter().filter_map(|name| self.established(*name));
+        let negotiating = sas.any(|sa| sa.quick.values().any(|quick| quick.is_ours() || quick.is_theirs()));
+        if negotiating || self.sas.values().any(|sa| sa.is_beginning_for(id)) {
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.child_failed(&mut self.env, now, Reason::Timeout);
         }
     }
 

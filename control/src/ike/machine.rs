@@ -349,7 +349,7 @@ impl Machine {
         let Some(IkeSa { mut link, phase }) = self.sas.remove(&owner.sa) else { return };
         let step = match done.result {
             Ok(computed) => phase.computed(&mut self.env, now, &mut link, computed),
-            Err(_) => Step::Fail(Reason::KeyExchange),
+            Err(reason) => Step::Fail(reason),
         };
         self.step(now, link, step);
     }
@@ -553,17 +553,25 @@ impl Machine {
         });
         if let Some(sa) = under_way {
             sa.link.purpose.child = true;
+            if let Some(peer) = sa.link.purpose.peer.and_then(|id| self.peers.get_mut(&id)) {
+                peer.wanted |= peer.sending().is_none();
+            }
             return;
         }
         let peers: Vec<PeerId> = self.peers_at(tunnel, remote).collect();
-        if peers.iter().any(|id| self.peers.get(id).is_some_and(Peer::has_path)) {
+        let known = |id: &&PeerId, what: fn(&Peer) -> bool| self.peers.get(id).is_some_and(what);
+        if peers.iter().any(|id| known(&id, |peer| peer.sending().is_some())) {
             return;
         }
-        if let Some(id) = peers.first().copied() {
-            if let Some(peer) = self.peers.get_mut(&id) {
+        let coming = peers.iter().find(|id| known(id, Peer::has_path)).copied();
+        if let Some(id) = coming.or(peers.first().copied()) {
+            if let Some(peer) = self.peer_mut(id) {
                 peer.wanted = true;
             }
-            self.request_child(now, id);
+            // Where the peer's own quick mode is under way, that is waited for.
+            if coming.is_none() {
+                self.request_child(now, id);
+            }
             return;
         }
         let addresses = (SocketAddrV4::new(local, PORT_IKE), SocketAddrV4::new(remote, PORT_IKE));

@@ -233,17 +233,11 @@ impl Context<'_> {
     }
 
     /// Takes the result of a Diffie-Hellman computation.
-    pub(super) fn computed(&mut self, message_id: u32, result: Result<Computed, super::dh::InvalidPublic>) {
+    pub(super) fn computed(&mut self, message_id: u32, result: Result<Computed, Reason>) {
         let Some(state) = self.sa.quick.remove(&message_id) else { return };
-        let Ok(computed) = result else {
-            let ours = state.is_ours();
-            self.drop_state(state);
-            if ours {
-                self.fail(Reason::KeyExchange);
-            } else {
-                self.problem(Reason::KeyExchange);
-            }
-            return;
+        let computed = match result {
+            Ok(computed) => computed,
+            Err(reason) => return self.abandon(state, reason),
         };
         match state {
             Quick::MakingKey(state) => {
@@ -303,9 +297,25 @@ impl Context<'_> {
             if let Quick::ExpectQuick3(ExpectQuick3 { child, .. }) = &state {
                 self.peer.remove_child(self.env, self.now, *child);
             }
-            self.drop_state(state);
+            match state {
+                Quick::MakingKey(_) | Quick::Agreeing(_) | Quick::Answering(_) => {
+                    self.abandon(state, Reason::Limit);
+                }
+                _ => self.drop_state(state),
+            }
         }
         unanswered
+    }
+
+    /// Ends a quick mode whose computation came to nothing.
+    fn abandon(&mut self, state: Quick, reason: Reason) {
+        let ours = state.is_ours();
+        self.drop_state(state);
+        if ours {
+            self.fail(reason);
+        } else {
+            self.problem(reason);
+        }
     }
 
     /// The peer refused what we offered (an authenticated notification).
@@ -431,11 +441,12 @@ impl Context<'_> {
         if !equal(hash_of(&chain)?, &self.hash(&[&id, chain.after_first()])) {
             return Err(Reason::Authentication.into());
         }
-        self.sa.seen.insert(header.message_id);
-        self.prove();
         if self.open() >= MAX_OPEN {
+            // Not noted as seen: the peer repeats it, and there may be room by then.
             return Err(Reason::Limit.into());
         }
+        self.sa.seen.insert(header.message_id);
+        self.prove();
         match self.read_offer(&chain, iv, question) {
             Ok(offered) => self.take_offer(header.message_id, offered),
             Err((refusal, spi)) => {

@@ -18,6 +18,7 @@ use rand_core::SeedableRng;
 use zeroize::Zeroizing;
 
 use self::modp::modp;
+use super::api::Reason;
 
 /// A secret number: an exponent, a scalar, or what two ends agreed on. Always of the full length of its
 /// group, wiped when dropped, without `Debug`.
@@ -35,7 +36,7 @@ pub struct DhJob {
 /// The result of a [`DhJob`].
 pub struct DhDone {
     pub(super) ticket: Ticket,
-    pub(super) result: Result<Computed, InvalidPublic>,
+    pub(super) result: Result<Computed, Reason>,
 }
 
 /// What a job is for: the main mode or quick mode that waits for it. A job may outlive its exchange.
@@ -111,7 +112,12 @@ impl DhJob {
     /// Computes. Takes between a fraction of a millisecond and tens of milliseconds.
     pub fn run(self) -> DhDone {
         let Self { ticket, group, work, .. } = self;
-        DhDone { ticket, result: compute(group, work) }
+        DhDone { ticket, result: compute(group, work).map_err(|InvalidPublic| Reason::KeyExchange) }
+    }
+
+    /// Gives it up where there is no room for it: who waits for the result must hear of it.
+    pub fn refuse(self) -> DhDone {
+        DhDone { ticket: self.ticket, result: Err(Reason::Limit) }
     }
 }
 

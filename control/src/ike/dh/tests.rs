@@ -19,7 +19,7 @@ const GROUPS: [DhGroup; 10] = [
     DhGroup::Ecp521,
 ];
 
-fn run(group: DhGroup, work: Work) -> Result<Computed, InvalidPublic> {
+fn run(group: DhGroup, work: Work) -> Result<Computed, Reason> {
     DhJob::new(Ticket(1), group, work, Ipv4Addr::LOCALHOST, true).run().result
 }
 

@@ -348,6 +348,21 @@ fn nobody_there() {
 }
 
 #[test]
+fn who_waits_for_the_peers_own_quick_mode_hears_of_its_end() {
+    let mut pair = Pair::new(&profile(), &profile());
+    pair.connect(1);
+    while pair.ends[0].inbound.is_empty() {
+        pair.run(Duration::from_millis(1));
+    }
+    // The hub wants the path that is about to come, and the spoke is gone.
+    pair.deaf = [true; 2];
+    pair.connect(0);
+    pair.run(Duration::from_secs(60));
+    assert!(pair.ends[0].outbound.is_empty() && pair.ends[0].inbound.is_empty());
+    assert_eq!(pair.ends[0].failed, [Reason::Timeout]);
+}
+
+#[test]
 fn a_tunnel_without_an_address_or_profile_fails_at_once() {
     let mut pair = Pair::new(&profile(), &profile());
     pair.ends[1].machine.set_profile(pair.now, TUNNEL, std::sync::Arc::new(profile()), None);

@@ -2,14 +2,15 @@
 //! path who sees and repeats everything.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dmvpn_config::model::{DhGroup, Profile};
 
 use super::super::payload::{Chain, ChainBuilder, Exchange, Header, Id, Kind, Notify, Sa, notification};
 use super::super::proposals::offer_ike;
-use super::pair::{A, B, Datagram, Nat, Pair, TUNNEL, profile, with_dpd};
-use crate::ike::{Counters, DownReason, Input, Limits, Machine, Output};
+use super::pair::{A, B, Datagram, End, Nat, Pair, TUNNEL, profile, with_dpd};
+use crate::ike::{Counters, DownReason, Input, Limits, Machine, Output, Reason};
 use crate::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ struct Hub {
 impl Hub {
     fn new() -> Self {
         let mut machine = Machine::new([3; 32], Limits::default());
-        machine.set_profile(Instant::ZERO, TUNNEL, std::sync::Arc::new(profile()), Some(A));
+        machine.set_profile(Instant::ZERO, TUNNEL, Arc::new(profile()), Some(A));
         Self { machine, now: Instant::from_micros(1_000_000), jobs: Vec::new(), notices: 0 }
     }
 
@@ -147,7 +148,7 @@ fn t2_malformed_chains_leave_no_state() {
                 assert!(answer.len() <= bad.len());
             }
             hub.machine.remove_profile(hub.now, TUNNEL);
-            hub.machine.set_profile(hub.now, TUNNEL, std::sync::Arc::new(profile()), Some(A));
+            hub.machine.set_profile(hub.now, TUNNEL, Arc::new(profile()), Some(A));
             hub.drain();
             assert_eq!(hub.sas(), 0);
         }
@@ -207,7 +208,7 @@ fn t5_bad_public_values_start_no_computation() {
         let mut profile = profile();
         profile.ike.proposals[0].dh_group = group;
         let mut hub = Hub::new();
-        hub.machine.set_profile(hub.now, TUNNEL, std::sync::Arc::new(profile.clone()), Some(A));
+        hub.machine.set_profile(hub.now, TUNNEL, Arc::new(profile.clone()), Some(A));
         let cookies = cookies_of(&hub.send(STRANGER, &first(7, &profile))[0]);
         let len = super::super::dh::public_len(group);
         let one = [vec![0; len - 1], vec![1]].concat();
@@ -586,6 +587,35 @@ fn t20_a_replayed_message_from_elsewhere_does_not_move_a_peer_behind_a_nat() {
         pair.inject(0, &Datagram { from: SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 7777), ..datagram });
     }
     assert_eq!(pair.ends[0].up[&peer], before);
+}
+
+#[test]
+fn t20_an_spi_of_the_peers_own_that_comes_back_deletes_nothing() {
+    let mut pair = connected(&profile(), &profile());
+    // Who sees our ESP knows the SPI that the peer receives by, and can send it to us in the peer's name.
+    let spi = pair.ends[0].outbound[0].0;
+    pair.input(0, Input::UnknownSpi { spi, remote: B });
+    pair.run(SECOND);
+    pair.assert_connected();
+}
+
+#[test]
+fn t21_peers_at_one_address_are_bounded() {
+    let mut pair = Pair::new(&profile(), &profile());
+    let limits = Limits { peers_per_address: 1, ..Limits::default() };
+    pair.ends[0].machine = Machine::new([1; 32], limits);
+    pair.ends[0].machine.set_profile(pair.now, TUNNEL, Arc::new(profile()), Some(A));
+    pair.nats[1] = Some(Nat::new(Ipv4Addr::new(192, 0, 2, 2)));
+    pair.connect(1);
+    pair.run(SECOND);
+    pair.assert_connected();
+    // Somebody else behind the same NAT.
+    pair.ends[1] = End::new(78, B, &profile());
+    pair.nats[1].as_mut().unwrap().reboot();
+    pair.connect(1);
+    pair.run(SECOND);
+    assert_eq!(pair.ends[0].up.len(), 1);
+    assert!(pair.ends[0].failures().contains(&Reason::Limit));
 }
 
 #[test]
