@@ -70,9 +70,10 @@ pub(crate) trait Control {
 pub(crate) struct Questions(Receiver<Question>);
 
 impl Questions {
-    /// Answers whatever has been asked so far.
+    /// Answers what has been asked so far. Who goes on asking meanwhile waits for the next call, so that the caller comes
+    /// to its other work.
     pub(crate) fn answer(&self, control: &mut impl Control) {
-        for question in self.0.try_iter() {
+        for question in self.0.try_iter().take(QUESTIONS) {
             let reply = match question.ask {
                 Ask::Request(request) => match control.request(request) {
                     Some(response) => Reply::Response(response),

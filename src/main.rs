@@ -18,6 +18,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Parser;
 use dmvpn_config::Config;
+use dmvpn_tables::esp::Kernel;
 use dmvpn_tables::{Publisher, Snapshot};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
@@ -86,6 +87,7 @@ fn run(file: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot open the control socket {}", config.host.socket))?;
 
     tracing::info!("{} is up, {}", config.host_name, dmvpn_dpdk::Eal::version());
+    tracing::info!("{}", Kernel::best());
     let outcome = supervisor.watch(config, &crew, &control, questions);
 
     // No more questions; goodbye to the peers; what is under way leaves. Then ports stop and DPDK is
