@@ -128,6 +128,8 @@ pub struct Binding {
 pub struct Nhrp {
     /// Name of the tunnel.
     pub tunnel: String,
+    /// What the operator says of it.
+    pub description: Option<String>,
     /// What is known of overlay addresses.
     pub cache: Vec<CacheEntry>,
     /// The servers that we register with.

@@ -85,6 +85,7 @@ fn nhrp() -> Nhrp {
     };
     Nhrp {
         tunnel: "tun0".into(),
+        description: Some("to the hub".into()),
         cache: vec![
             entry(Ipv4Addr::new(10, 0, 0, 2), EntryKind::Local, None, true),
             entry(HUB, EntryKind::Nhs, Some(HUB_NBMA), true),
@@ -142,7 +143,8 @@ fn port(name: &str) -> Port {
 struct Daemon {
     path: PathBuf,
     asked: mpsc::Receiver<Request>,
-    stop: mpsc::Sender<()>,
+    /// Whether to go on.
+    wake: mpsc::Sender<bool>,
     control: Option<JoinHandle<()>>,
     api: Option<Api>,
     _folder: tempfile::TempDir,
@@ -153,18 +155,17 @@ impl Daemon {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/dmvpnd.sock");
         let (wake, awake) = mpsc::channel();
-        let stop = wake.clone();
-        let (api, questions) = Api::open(&path, observed(), move || wake.send(()).unwrap()).unwrap();
+        let asks = wake.clone();
+        let (api, questions) = Api::open(&path, observed(), move || asks.send(true).unwrap()).unwrap();
         let (ask, asked) = mpsc::channel();
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/hub.toml");
         let mut fake = Fake { config: dmvpn_config::load(&example).unwrap(), asked: ask };
-        // Ends on the second of two signals that brought no question.
         let control = thread::spawn(move || {
-            while awake.recv().is_ok() && !questions.0.is_empty() {
+            while awake.recv() == Ok(true) {
                 questions.answer(&mut fake);
             }
         });
-        Self { path, asked, stop, control: Some(control), api: Some(api), _folder: folder }
+        Self { path, asked, wake, control: Some(control), api: Some(api), _folder: folder }
     }
 
     fn connect(&self) -> UnixStream {
@@ -186,7 +187,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         drop(self.api.take());
-        let _ = self.stop.send(());
+        let _ = self.wake.send(false);
         if let Some(control) = self.control.take() {
             let _ = control.join();
         }
@@ -370,6 +371,45 @@ fn socket_of_the_dead_is_taken_over_and_files_are_not() {
     fs::write(&path, "precious").unwrap();
     assert_eq!(Api::open(&path, observed(), || ()).map(drop).unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(fs::read(&path).unwrap(), b"precious");
+}
+
+/// A control thread that is asked again while it answers, and again.
+struct Besieged {
+    ask: Sender<Question>,
+    answered: usize,
+}
+
+impl Besieged {
+    fn question(&self) -> Question {
+        Question { ask: Ask::Request(Request::Show(Topic::Sas)), reply: channel::bounded(1).0 }
+    }
+}
+
+impl Control for Besieged {
+    fn request(&mut self, _: Request) -> Option<Response> {
+        self.answered += 1;
+        if self.answered < 10 * QUESTIONS {
+            self.ask.send(self.question()).unwrap();
+        }
+        None
+    }
+
+    fn config(&self) -> &Config {
+        unreachable!("nobody asks for it")
+    }
+
+    fn reload(&mut self) -> Result<ConfigDelta, String> {
+        unreachable!("nobody asks for it")
+    }
+}
+
+#[test]
+fn who_asks_without_end_does_not_keep_the_control_thread() {
+    let (ask, questions) = channel::bounded(QUESTIONS);
+    let mut besieged = Besieged { ask, answered: 0 };
+    besieged.ask.send(besieged.question()).unwrap();
+    Questions(questions).answer(&mut besieged);
+    assert_eq!(besieged.answered, QUESTIONS);
 }
 
 #[test]

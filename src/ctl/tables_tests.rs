@@ -45,6 +45,15 @@ Interface tun1, 1 peer
 }
 
 #[test]
+fn tunnels_with_their_descriptions() {
+    let answer = json!({ "tunnels": [{ "tunnel": "tun0", "description": "to the hub" }, { "tunnel": "tun1" }] });
+    assert_eq!(
+        show(Topic::Nhrp, &answer),
+        "Interface tun0, to the hub\nthe cache is empty\n\nInterface tun1\nthe cache is empty\n"
+    );
+}
+
+#[test]
 fn drops_by_frequency() {
     let answer = json!({ "drops": { "runt": 0, "esp_replay": 3, "vlan": 20 }, "punts": { "arp": 0 } });
     assert_eq!(

@@ -128,6 +128,7 @@ impl Engine {
                 let nhrp = overlay.nhrp.as_ref()?;
                 Some(show::Nhrp {
                     tunnel: interface.name.clone(),
+                    description: interface.description.clone(),
                     cache: nhrp.entries(now),
                     next_hop_servers: nhrp.next_hop_servers(now),
                     shortcuts: nhrp.shortcuts(now),
