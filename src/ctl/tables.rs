@@ -202,7 +202,8 @@ fn attributes(peer: &Value) -> String {
 
 fn nhrp(answer: &Value) -> String {
     let tunnels = list(answer, "tunnels").iter().map(|tunnel| {
-        let description = tunnel["description"].as_str().map(|words| format!(", {words}")).unwrap_or_default();
+        let description =
+            tunnel["description"].as_str().map(|words| format!(", {words}")).unwrap_or_default();
         let mut text = format!("Interface {}{description}\n", text(&tunnel["tunnel"]));
         text += &table(list(tunnel, "cache"), CACHE, "the cache is empty");
         for (name, columns) in [("next_hop_servers", SERVERS), ("shortcuts", SHORTCUTS)] {

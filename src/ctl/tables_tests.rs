@@ -46,7 +46,8 @@ Interface tun1, 1 peer
 
 #[test]
 fn tunnels_with_their_descriptions() {
-    let answer = json!({ "tunnels": [{ "tunnel": "tun0", "description": "to the hub" }, { "tunnel": "tun1" }] });
+    let answer =
+        json!({ "tunnels": [{ "tunnel": "tun0", "description": "to the hub" }, { "tunnel": "tun1" }] });
     assert_eq!(
         show(Topic::Nhrp, &answer),
         "Interface tun0, to the hub\nthe cache is empty\n\nInterface tun1\nthe cache is empty\n"
