@@ -16,8 +16,8 @@ struct Encryption<'j, 'a, const N: usize> {
     rounds: usize,
     run: Run<N>,
     state: State<N>,
-    /// What idle lanes work on.
-    spare: Block,
+    /// What idle lanes work on. Not a part of this, since borrows of the whole would invalidate their pointers.
+    spare: *mut Block,
 }
 
 /// What the lanes are at.
@@ -64,6 +64,7 @@ pub(crate) fn encrypt_128(jobs: &mut [Job<'_>]) {
 fn encrypt<const N: usize>(jobs: &mut [Job<'_>], run: Run<N>) {
     let Some(rounds) = jobs.first().map(|job| job.0.rounds()) else { return };
     jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.1.len()));
+    let mut spare = [0; 16];
     drive(&mut Encryption {
         waiting: jobs.iter_mut(),
         rounds,
@@ -74,7 +75,7 @@ fn encrypt<const N: usize>(jobs: &mut [Job<'_>], run: Run<N>) {
             at: [std::ptr::null_mut(); N],
             step: [0; N],
         },
-        spare: [0; 16],
+        spare: &raw mut spare,
     });
 }
 
@@ -91,7 +92,7 @@ impl<const N: usize> Lanes<N> for Encryption<'_, '_, N> {
             state.step[lane] = 1;
             blocks.len()
         } else {
-            state.at[lane] = &raw mut self.spare;
+            state.at[lane] = self.spare;
             state.step[lane] = 0;
             0
         }

@@ -17,8 +17,9 @@ struct Hmac<'j, 'a, H, const N: usize> {
     /// Job and stage of each lane.
     current: [Option<(usize, Stage)>; N],
     state: State<N>,
-    /// The last blocks of a message, with padding and length.
-    tails: [[Chunk; 2]; N],
+    /// The last blocks of a message, with padding and length. Not a part of this, since borrows of the whole would
+    /// invalidate the pointers of lanes.
+    tails: &'j mut [[Chunk; 2]; N],
     hash: std::marker::PhantomData<H>,
 }
 
@@ -68,12 +69,13 @@ pub(super) trait Hash<const N: usize> {
 pub(super) unsafe fn tags<H: Hash<N>, const N: usize>(jobs: &mut [MacLane<'_>]) {
     let mut waiting: ArrayVec<usize, BURST> = (0..jobs.len()).collect();
     waiting.sort_unstable_by_key(|&job| jobs[job].data.len());
+    let mut tails = [[[0; 64]; 2]; N];
     let mut hmac = Hmac::<H, N> {
         jobs,
         waiting,
         current: [None; N],
         state: State { words: [[0; 8]; N], at: [std::ptr::null(); N], step: [0; N] },
-        tails: [[[0; 64]; 2]; N],
+        tails: &mut tails,
         hash: std::marker::PhantomData,
     };
     drive(&mut hmac);
