@@ -1,6 +1,6 @@
 //! Forward: where a packet goes next.
 
-use dmvpn_tables::{Adjacency, PeerId, PuntReason, Snapshot, TunnelId};
+use dmvpn_tables::{Adjacency, PeerId, PuntReason, Snapshot};
 use dmvpn_wire::{View, ipv4};
 
 use crate::counters::DropReason;
@@ -13,8 +13,6 @@ pub(crate) enum Next {
     Encrypt,
     /// To a neighbor; which one is in the meta data.
     Egress,
-    /// To every peer of a tunnel.
-    Replicate(TunnelId),
     /// To the control thread.
     Punt(PuntReason),
     /// To the control thread, unless there were many about the same destination or source.
@@ -32,10 +30,6 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffe
         match route(cx, &mut packet) {
             Next::Encrypt => frames.encrypt.push(packet),
             Next::Egress => frames.egress.push(packet),
-            Next::Replicate(tunnel) => {
-                packet.meta_mut().tunnel = tunnel.0;
-                frames.replicate.push(packet);
-            }
             Next::Punt(reason) => cx.punter.punt(reason, packet),
             Next::PuntLimited(reason, otherwise) => {
                 let key = limit_key(&reason, packet.bytes());
@@ -54,7 +48,7 @@ fn route<P: Pool>(cx: &mut Context<'_, P>, packet: &mut P::Buffer) -> Next {
     let header = *header;
     let destination = header.destination();
     if destination.is_multicast() {
-        return multicast(cx.snapshot, &header, packet);
+        return multicast(&meta);
     }
     if destination.is_broadcast() {
         return Next::Drop(DropReason::NotForwarded);
@@ -63,7 +57,6 @@ fn route<P: Pool>(cx: &mut Context<'_, P>, packet: &mut P::Buffer) -> Next {
     let (peer, resolving) = match adjacency {
         Adjacency::Local => return Next::Punt(PuntReason::Local { tunnel: meta.arrived_by() }),
         Adjacency::Unreachable => return Next::PuntLimited(PuntReason::Unreachable, DropReason::Unreachable),
-        Adjacency::Multicast(_) => return Next::Drop(DropReason::NotForwarded),
         Adjacency::Neighbor(neighbor) => {
             if !hop(packet) {
                 return ttl_exceeded();
@@ -121,20 +114,12 @@ fn adjacency(snapshot: &Snapshot, header: &ipv4::Header) -> Adjacency {
     found.and_then(|id| snapshot.adjacencies.get(id.0 as usize)).copied().unwrap_or_default()
 }
 
-/// A multicast packet goes to the control thread if it came through a tunnel (where routing protocols speak). From a
-/// port or from ourselves it goes where a route says.
-fn multicast<B: Buffer>(snapshot: &Snapshot, header: &ipv4::Header, packet: &mut B) -> Next {
-    if let Some(tunnel) = packet.meta().arrived_by() {
-        return Next::Punt(PuntReason::Local { tunnel: Some(tunnel) });
-    }
-    match adjacency(snapshot, header) {
-        Adjacency::Local => Next::Punt(PuntReason::Local { tunnel: None }),
-        // RFC 1112 section 6.1: what has no hop left stays on its link, and nobody is told.
-        Adjacency::Multicast(tunnel) if hop(packet) => {
-            packet.meta_mut().gre_protocol = dmvpn_wire::EtherType::IPV4.0;
-            Next::Replicate(tunnel)
-        }
-        _ => Next::Drop(DropReason::NotForwarded),
+/// A multicast packet is for the box if it came through a tunnel, where routing protocols speak. That of a link stays
+/// there: multicast is not routed.
+fn multicast(meta: &Meta) -> Next {
+    match meta.arrived_by() {
+        Some(tunnel) => Next::Punt(PuntReason::Local { tunnel: Some(tunnel) }),
+        None => Next::Drop(DropReason::NotForwarded),
     }
 }
 

@@ -29,8 +29,6 @@ pub enum Adjacency {
         /// The next hop server to use meanwhile; `None`: the packet is handed to the control thread.
         via: Option<PeerId>,
     },
-    /// Every peer of the tunnel's multicast list.
-    Multicast(TunnelId),
 }
 
 /// A station on a port's link: what the egress stage writes in front of a packet.

@@ -19,7 +19,6 @@ fn site() -> (Site, Site) {
         .adjacencies
         .set(tunnel_adjacency(3).0 as usize, Adjacency::Resolving { tunnel: TUNNEL, via: Some(peer(2)) });
     site.tunnel(|tunnel| tunnel.multicast = [peer(2), peer(9)].into());
-    site.route("239.0.0.0/8", Adjacency::Multicast(TUNNEL));
     site.publish();
     (site, other)
 }

@@ -72,7 +72,6 @@ fn site_with(states: &[State], security: Security) -> Site {
             State::Unreachable => site.snapshot.adjacencies.set(adjacency, Adjacency::Unreachable),
         }
     }
-    site.route("224.0.0.0/4", Adjacency::Multicast(TUNNEL));
     site.tunnel(|tunnel| tunnel.protected = true);
     site.publish();
     site

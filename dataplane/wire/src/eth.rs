@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::View;
 
-/// An Ethernet header, without a VLAN tag (that is [`vlan::Tag`](crate::vlan::Tag)).
+/// An Ethernet header. A VLAN tag, which we do not take, would follow as its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Header {

@@ -13,9 +13,6 @@ const SEQUENCE: u16 = 0x1000;
 const DISCARD: u16 = 0x4c00;
 const VERSION: u16 = 0x0007;
 
-/// Largest header that [`emit`] makes, in bytes.
-pub const MAX_EMITTED: usize = 8;
-
 /// What every GRE header begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]

@@ -17,7 +17,6 @@ pub mod icmp;
 pub mod ipv4;
 pub mod udp;
 mod view;
-pub mod vlan;
 
 pub use eth::{EtherType, MacAddr};
 pub use ipv4::IpProtocol;
