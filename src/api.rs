@@ -75,10 +75,7 @@ impl Questions {
     pub(crate) fn answer(&self, control: &mut impl Control) {
         for question in self.0.try_iter().take(QUESTIONS) {
             let reply = match question.ask {
-                Ask::Request(request) => match control.request(request) {
-                    Some(response) => Reply::Response(response),
-                    None => continue, // Whoever asked learns of it when the reply's sender goes.
-                },
+                Ask::Request(request) => control.request(request).map_or(Reply::Silence, Reply::Response),
                 Ask::Config => Reply::Config(control.config().to_string()),
                 Ask::Reload => Reply::Reload(control.reload()),
             };
@@ -158,6 +155,8 @@ enum Ask {
 
 enum Reply {
     Response(Response),
+    /// The control thread does not answer.
+    Silence,
     Config(String),
     Reload(Result<ConfigDelta, String>),
 }
@@ -176,12 +175,13 @@ impl Desk {
             channel::TrySendError::Disconnected(_) => "the daemon is stopping",
         })?;
         (self.wake)();
-        receiver.recv_timeout(PATIENCE_WITH_CONTROL).map_err(|error| {
-            String::from(match error {
-                RecvTimeoutError::Timeout => "the control thread does not answer",
-                RecvTimeoutError::Disconnected => "the daemon is stopping",
-            })
-        })
+        match receiver.recv_timeout(PATIENCE_WITH_CONTROL) {
+            Ok(Reply::Silence) | Err(RecvTimeoutError::Timeout) => {
+                Err("the control thread does not answer".to_owned())
+            }
+            Ok(reply) => Ok(reply),
+            Err(RecvTimeoutError::Disconnected) => Err("the daemon is stopping".to_owned()),
+        }
     }
 }
 

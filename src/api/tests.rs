@@ -413,6 +413,21 @@ fn who_asks_without_end_does_not_keep_the_control_thread() {
 }
 
 #[test]
+fn silence_is_not_taken_for_the_end() {
+    let (ask, questions) = channel::bounded(QUESTIONS);
+    let (wake, awake) = mpsc::channel();
+    let mut silent = Besieged { ask: ask.clone(), answered: 10 * QUESTIONS };
+    let control = thread::spawn(move || {
+        awake.recv().unwrap();
+        Questions(questions).answer(&mut silent);
+    });
+    let desk = Desk { questions: ask, wake: Box::new(move || wake.send(()).unwrap()) };
+    let outcome = desk.ask(Ask::Request(Request::Show(Topic::Sas))).map(drop);
+    assert_eq!(outcome, Err("the control thread does not answer".to_owned()));
+    control.join().unwrap();
+}
+
+#[test]
 fn control_thread_that_does_not_answer() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
