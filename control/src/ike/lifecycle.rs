@@ -38,6 +38,7 @@ impl Machine {
     /// A main mode has proved who the far end is: gives its IKE SA to the peer.
     pub(super) fn attach(&mut self, now: Instant, link: Link, proved: Authenticated) {
         let name = link.name();
+        self.beginning.remove(&name);
         let Some(id) = self.peer_for(now, &link, &proved) else {
             if !link.initiator {
                 self.env.problem(link.remote, Some(link.tunnel), ExchangeKind::MainMode, Reason::Limit);
@@ -71,9 +72,12 @@ impl Machine {
         self.env.notice(remote, Some(tunnel), NoticeKind::IkeUp);
         self.succeed(now, id, name);
         // Now we know something of the far end that it must not forget.
-        let at_same_place = |sa: &&mut IkeSa| sa.link.tunnel == tunnel && sa.link.remote.ip() == remote.ip();
-        for sa in self.sas.values_mut().filter(at_same_place) {
-            sa.link.purpose.initial_contact = false;
+        for name in &self.beginning {
+            if let Some(IkeSa { link, .. }) = self.sas.get_mut(name)
+                && (link.tunnel, link.remote.ip()) == (tunnel, remote.ip())
+            {
+                link.purpose.initial_contact = false;
+            }
         }
         let wanted = self.peers.get(&id).is_some_and(|peer| peer.wanted && !peer.has_path());
         if purpose.child || (initiator && wanted) {
@@ -216,7 +220,8 @@ impl Machine {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.reconnect_at = None;
         }
-        if let Some(sa) = self.sas.values_mut().find(|sa| sa.is_beginning_for(id)) {
+        let under_way = self.beginning_for(id).next();
+        if let Some(sa) = under_way.and_then(|name| self.sas.get_mut(&name)) {
             sa.link.purpose.child |= child;
             return;
         }
@@ -231,6 +236,7 @@ impl Machine {
     /// A main mode came to nothing.
     pub(super) fn main_mode_failed(&mut self, now: Instant, link: &Link, reason: Reason) {
         self.touched.insert(Owner::Sa(link.name()));
+        self.beginning.remove(&link.name());
         self.half_open.leave(link.name());
         self.forget_beginning(link);
         let reason = match (reason, link.hint) {
@@ -304,10 +310,10 @@ impl Machine {
         for name in sas {
             self.with(now, name, None, informational::send_delete_sa);
         }
-        let beginning: Vec<u64> =
-            self.sas.iter().filter(|(_, sa)| sa.is_beginning_for(id)).map(|(name, _)| *name).collect();
+        let beginning: Vec<u64> = self.beginning_for(id).collect();
         for name in beginning {
             self.touched.insert(Owner::Sa(name));
+            self.beginning.remove(&name);
             self.sas.remove(&name);
         }
         self.peer_down(now, id, reason, Reason::Cancelled);
@@ -463,7 +469,7 @@ impl Machine {
         let Some(peer) = self.peers.get(&id).filter(|peer| peer.wanted && !peer.has_path()) else { return };
         let mut sas = peer.sas.iter().filter_map(|name| self.established(*name));
         let negotiating = sas.any(|sa| sa.quick.values().any(|quick| quick.is_ours() || quick.is_theirs()));
-        if negotiating || self.sas.values().any(|sa| sa.is_beginning_for(id)) {
+        if negotiating || self.beginning_for(id).next().is_some() {
             return;
         }
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -640,7 +646,7 @@ impl Machine {
     /// Lets a peer go that has no SA of either kind, nor one on its way.
     fn reap(&mut self, now: Instant, id: PeerId, reason: DownReason) {
         let empty = self.peers.get(&id).is_some_and(|peer| peer.sas.is_empty() && !peer.has_path());
-        if empty && !self.sas.values().any(|sa| sa.is_beginning_for(id)) {
+        if empty && self.beginning_for(id).next().is_none() {
             self.peer_down(now, id, reason, Reason::Timeout);
         }
     }
@@ -658,6 +664,12 @@ impl Machine {
         if peer.wanted {
             self.env.event(Event::Failed { tunnel, remote, reason: failure });
         }
+    }
+
+    /// Main modes of ours, under way, for a peer that we have already.
+    fn beginning_for(&self, id: PeerId) -> impl Iterator<Item = u64> {
+        let purpose = move |name: &u64| self.sas.get(name).and_then(|sa| sa.link.purpose.peer);
+        self.beginning.iter().copied().filter(move |name| purpose(name) == Some(id))
     }
 
     fn established(&self, name: u64) -> Option<&Established> {
@@ -685,11 +697,6 @@ impl IkeSa {
         let rekey = (!sa.replacing && sa.retire_at.is_none()).then_some(sa.rekey_at);
         let quick = sa.quick.values().map(Quick::deadline).min();
         [Some(sa.expires), sa.retire_at, rekey, quick].into_iter().flatten().min().unwrap_or(sa.expires)
-    }
-
-    /// Whether it is a main mode of ours for a peer that we have already.
-    fn is_beginning_for(&self, id: PeerId) -> bool {
-        self.link.purpose.peer == Some(id) && !matches!(self.phase, Phase::Established(_))
     }
 }
 

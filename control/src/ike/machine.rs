@@ -30,6 +30,8 @@ pub struct Machine {
     pub(super) sas: BTreeMap<u64, IkeSa>,
     /// Main modes that others began, by who sent message 1.
     begun: BTreeMap<(SocketAddrV4, u64), u64>,
+    /// Main modes of ours that are not complete, by our cookie: few, where there may be many IKE SAs.
+    pub(super) beginning: BTreeSet<u64>,
     pub(super) half_open: HalfOpen,
     pub(super) peers: BTreeMap<PeerId, Peer>,
     pub(super) by_key: BTreeMap<PeerKey, PeerId>,
@@ -57,6 +59,7 @@ impl Machine {
             env,
             sas: BTreeMap::new(),
             begun: BTreeMap::new(),
+            beginning: BTreeSet::new(),
             half_open: HalfOpen::default(),
             peers: BTreeMap::new(),
             by_key: BTreeMap::new(),
@@ -535,6 +538,7 @@ impl Machine {
         };
         if let Some(phase) = main_mode::begin(&mut self.env, now, &mut link) {
             self.sas.insert(cookie_i, IkeSa { link, phase });
+            self.beginning.insert(cookie_i);
             self.touched.insert(Owner::Sa(cookie_i));
         }
     }
@@ -545,13 +549,10 @@ impl Machine {
             self.env.event(Event::Failed { tunnel, remote, reason: Reason::NotConfigured });
             return;
         };
-        let under_way = self.sas.values_mut().find(|sa| {
-            sa.link.initiator
-                && sa.link.tunnel == tunnel
-                && *sa.link.remote.ip() == remote
-                && !matches!(sa.phase, Phase::Established(_))
-        });
-        if let Some(sa) = under_way {
+        let there = |link: &Link| link.tunnel == tunnel && *link.remote.ip() == remote;
+        let under_way =
+            self.beginning.iter().find(|name| self.sas.get(name).is_some_and(|sa| there(&sa.link)));
+        if let Some(sa) = under_way.and_then(|name| self.sas.get_mut(name)) {
             sa.link.purpose.child = true;
             if let Some(peer) = sa.link.purpose.peer.and_then(|id| self.peers.get_mut(&id)) {
                 peer.wanted |= peer.sending().is_none();
@@ -564,7 +565,7 @@ impl Machine {
             return;
         }
         let coming = peers.iter().find(|id| known(id, Peer::has_path)).copied();
-        if let Some(id) = coming.or(peers.first().copied()) {
+        if let Some(id) = coming.or_else(|| peers.first().copied()) {
             if let Some(peer) = self.peer_mut(id) {
                 peer.wanted = true;
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use dmvpn_config::model::Profile;
 
 use super::pair::{Nat, Pair, Weather, profile, with_dpd};
-use crate::ike::Input;
+use crate::ike::{Input, Output, Reason};
 
 /// Short lives, so that much happens.
 fn short(ike: u32, esp: u32) -> Profile {
@@ -169,6 +169,20 @@ fn a_lost_third_message_costs_nothing() {
     pair.deaf[1] = false;
     run_connected(&mut pair, Duration::from_secs(30));
     assert!(pair.ends.iter().all(|end| end.outbound.len() == 1));
+}
+
+#[test]
+fn a_rekey_whose_computation_is_refused_is_tried_again() {
+    let mut pair = Pair::new(&profile(), &profile());
+    connected(&mut pair);
+    let (peer, before) = (pair.ends[0].peer(), pair.ends[0].outbound[0].0);
+    let machine = &mut pair.ends[0].machine;
+    machine.handle(pair.now, Input::RekeyEsp { peer });
+    let Some(Output::Dh(job)) = machine.poll_output() else { panic!("a key pair is wanted") };
+    machine.handle(pair.now, Input::Dh(job.refuse()));
+    run_connected(&mut pair, Duration::from_secs(40));
+    assert!(pair.ends[0].failures().contains(&Reason::Limit));
+    assert_ne!(pair.ends[0].outbound[0].0, before);
 }
 
 #[test]

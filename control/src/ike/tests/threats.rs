@@ -287,7 +287,10 @@ fn t7_computations_for_strangers_are_bounded() {
     assert!(hub.jobs.iter().all(|job| !job.authenticated()));
     let of = |source| hub.jobs.iter().filter(|job| job.source() == source).count();
     assert!(hub.jobs.iter().all(|job| of(job.source()) <= limits.dh_jobs_per_source));
-    // Done jobs make room.
+    // Refused and done jobs make room.
+    let (refused, rest) = (hub.jobs.split_off(limits.dh_jobs / 2), std::mem::take(&mut hub.jobs));
+    refused.into_iter().for_each(|job| hub.machine.handle(hub.now, Input::Dh(job.refuse())));
+    hub.jobs = rest;
     hub.run_jobs();
     let answer = hub.send(STRANGER, &first(9999, &profile())).remove(0);
     hub.send(STRANGER, &third(cookies_of(&answer), &[5; 64], &[1; 20]));
