@@ -10,6 +10,7 @@ Ends with `demo: ok` and status 0; anything else is a failure, with the reason.
 import argparse
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -147,7 +148,8 @@ def keep(lab, boxes, hosts):
     ctl = ROOT / "target/release/dmvpnctl"
     print("\nThe network is running. Try:")
     for name, box in boxes.items():
-        print(f"    {ctl} --socket {box.socket} show dmvpn      # {name}; also nhrp, ike, sas, routes, ports, drops")
+        print(f"    {ctl} --socket {box.socket} show dmvpn      # {name}")
+    print("        also: show nhrp, ike, sas, routes, neighbors, ports, drops, workers, config; rekey, clear, reload; --json")
     print(f"    ip netns exec {hosts['lan2']} ping {SPOKE2_LAN}")
     print(f"    tail -f {lab.dir}/hub.log")
     print("    scripts/demo --down                                # removes it")
@@ -159,9 +161,12 @@ def down():
     kept = json.loads(KEPT.read_text())
     for pid in kept["pids"]:
         try:
-            os.kill(pid, signal.SIGTERM)
+            process = os.pidfd_open(pid)
+            signal.pidfd_send_signal(process, signal.SIGTERM)
         except ProcessLookupError:
-            pass
+            continue
+        select.select([process], [], [], 5)  # until it has ended
+        os.close(process)
     for ns in kept["namespaces"]:
         run("ip", "netns", "delete", ns, check=False)
     run("rm", "-rf", kept["dir"])
@@ -169,7 +174,8 @@ def down():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="store_true", help="leave the network running")
     parser.add_argument("--down", action="store_true", help="remove a network that --keep has left")
     arguments = parser.parse_args()

@@ -98,6 +98,7 @@ class Lab:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        shutil.rmtree(f"/run/dpdk/dmvpn{process.pid}", ignore_errors=True)  # a dmvpnd that is killed leaves it
         if process in self.processes:
             self.processes.remove(process)
 
