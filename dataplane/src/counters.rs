@@ -222,6 +222,8 @@ drop_reasons! {
     EcnCongestion = "ecn_congestion",
 
     // Forward.
+    /// Came in the clear by an underlay port, from an address that a protected tunnel leads to.
+    SourceInTunnel = "source_in_tunnel",
     /// To 255.255.255.255 or multicast that nobody here wants.
     NotForwarded = "not_forwarded",
     /// The TTL ended here, and as many of those as may be answered have been.

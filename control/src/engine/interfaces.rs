@@ -47,9 +47,11 @@ impl Engine {
         let config = self.config.clone();
         let mut ports = Vec::new();
         let mut links = Vec::new();
-        for (ethernet, port) in config.ethernet.iter().zip(&self.ports) {
+        for (number, (ethernet, port)) in config.ethernet.iter().zip(&self.ports).enumerate() {
             let address = ethernet.address.map_or(Ipv4Addr::UNSPECIFIED, |address| address.ip());
-            ports.push(PortInfo { mac: port.mac, mtu: ethernet.mtu.min(port.mtu), address });
+            let underlay =
+                config.tunnels.iter().any(|tunnel| tunnel.profile.is_some() && tunnel.underlay == number);
+            ports.push(PortInfo { mac: port.mac, mtu: ethernet.mtu.min(port.mtu), address, underlay });
             links.push(arp::Link { mac: port.mac, address: ethernet.address });
         }
         self.arp.configure(links);
@@ -212,13 +214,21 @@ fn local_address(config: &Config, interface: &Tunnel) -> Option<Ipv4Addr> {
     }
 }
 
-/// The routes that interface addresses make.
+/// The routes that interface addresses make. A tunnel with a host address leads to the stations of its maps: without
+/// routes of their own they would follow the default route, in the clear, whenever their peers are down.
 fn connected(config: &Config) -> BTreeSet<(Ipv4Network, Route)> {
     let ports = (0..)
         .zip(&config.ethernet)
         .filter_map(|(number, ethernet)| Some((ethernet.address?, NextHop::Link(PortId(number)))));
     let overlays = tunnels(config).map(|(id, tunnel)| (tunnel.address, NextHop::Overlay(id)));
     let mut routes = BTreeSet::new();
+    for (id, tunnel) in tunnels(config).filter(|(_, tunnel)| tunnel.address.prefix() == 32) {
+        for map in tunnel.nhrp.iter().flat_map(|nhrp| &nhrp.maps) {
+            if let Ok(network) = Ipv4Network::new(map.address.network(), map.address.prefix()) {
+                routes.insert((network, Route { origin: Origin::Connected, next_hop: NextHop::Overlay(id) }));
+            }
+        }
+    }
     for (address, next_hop) in ports.chain(overlays) {
         routes.insert((address.ip().into(), Route { origin: Origin::Local, next_hop: NextHop::Local }));
         if let Ok(network) = Ipv4Network::new(address.network(), address.prefix())

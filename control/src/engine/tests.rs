@@ -345,3 +345,14 @@ fn shows_without_secrets() {
     let nobody = Request::Disconnect { peer: Some(FAR_HOST) };
     assert_eq!(bench.engine.request(bench.now, nobody), Response::NoSuchPeer);
 }
+
+#[test]
+fn a_station_of_a_tunnel_with_a_host_address_never_follows_the_default_route() {
+    let text = SPOKE
+        .replace(r#"address = "10.0.0.2/24""#, r#"address = "10.0.0.2/32""#)
+        .replace(r#"map."10.0.0.1/24""#, r#"map."10.0.0.1/32""#)
+        .replace("[protocols.static.route.\"192.168.3.0/24\"]\nnext-hop = \"10.0.0.3\"\n", "");
+    let mut bench = Bench::new(&text);
+    let way = bench.way(Ipv4Addr::new(10, 0, 0, 1));
+    assert!(matches!(way, Some(Adjacency::Resolving { tunnel: TUNNEL, .. })), "{way:?}");
+}

@@ -1,5 +1,7 @@
 //! Forward: where a packet goes next.
 
+use std::net::Ipv4Addr;
+
 use dmvpn_tables::{Adjacency, PeerId, PuntReason, Snapshot};
 use dmvpn_wire::{View, ipv4};
 
@@ -53,8 +55,10 @@ fn route<P: Pool>(cx: &mut Context<'_, P>, packet: &mut P::Buffer) -> Next {
     if destination.is_broadcast() {
         return Next::Drop(DropReason::NotForwarded);
     }
-    let adjacency = adjacency(cx.snapshot, &header);
-    let (peer, resolving) = match adjacency {
+    if from_underlay(cx.snapshot, &meta) && is_in_protected_tunnel(cx.snapshot, header.source()) {
+        return Next::Drop(DropReason::SourceInTunnel);
+    }
+    let (peer, resolving) = match adjacency(cx.snapshot, header.destination()) {
         Adjacency::Local => return Next::Punt(PuntReason::Local { tunnel: meta.arrived_by() }),
         Adjacency::Unreachable => return Next::PuntLimited(PuntReason::Unreachable, DropReason::Unreachable),
         Adjacency::Neighbor(neighbor) => {
@@ -109,8 +113,24 @@ fn route<P: Pool>(cx: &mut Context<'_, P>, packet: &mut P::Buffer) -> Next {
     Next::Encrypt
 }
 
-fn adjacency(snapshot: &Snapshot, header: &ipv4::Header) -> Adjacency {
-    let found = snapshot.fib.lookup(header.destination());
+/// Whether a packet came in the clear by a port that protected tunnels run over.
+fn from_underlay(snapshot: &Snapshot, meta: &Meta) -> bool {
+    !meta.has(Meta::OWN | Meta::FROM_TUNNEL)
+        && snapshot.ports.get(usize::from(meta.port)).is_some_and(|port| port.underlay)
+}
+
+/// Whether an address is reached by a protected tunnel: then it has no business anywhere else.
+fn is_in_protected_tunnel(snapshot: &Snapshot, address: Ipv4Addr) -> bool {
+    let tunnel = match adjacency(snapshot, address) {
+        Adjacency::Tunnel(peer) => snapshot.peer(peer).map(|peer| peer.tunnel()),
+        Adjacency::Resolving { tunnel, .. } => Some(tunnel),
+        _ => None,
+    };
+    tunnel.and_then(|id| snapshot.tunnels.get(usize::from(id.0))).is_some_and(|tunnel| tunnel.protected)
+}
+
+fn adjacency(snapshot: &Snapshot, address: Ipv4Addr) -> Adjacency {
+    let found = snapshot.fib.lookup(address);
     found.and_then(|id| snapshot.adjacencies.get(id.0 as usize)).copied().unwrap_or_default()
 }
 

@@ -22,6 +22,8 @@ pub struct PortInfo {
     pub mtu: u16,
     /// Its IPv4 address, unspecified while it has none.
     pub address: Ipv4Addr,
+    /// Protected tunnels run over it: nothing may come in by it in the clear from where such a tunnel leads.
+    pub underlay: bool,
 }
 
 /// Everything that workers forward by. Cloning shares all tables: the control thread edits its own

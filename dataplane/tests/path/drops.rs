@@ -114,6 +114,11 @@ fn provoke(reason: DropReason) -> Option<Site> {
                 .with(|fields| (fields.protocol, fields.tos) = (IpProtocol::GRE, 3));
             site.wan_sends(&congested.bytes());
         }
+        DropReason::SourceInTunnel => {
+            site.route("192.168.2.0/24", Adjacency::Resolving { tunnel: TUNNEL, via: None });
+            site.publish();
+            site.wan_sends(&packet(host(2), host(1), b"").bytes());
+        }
         DropReason::NotForwarded => site.host_sends(&packet(host(1), Ipv4Addr::BROADCAST, b"").bytes()),
         DropReason::TtlExceeded => {
             site.route("0.0.0.0/0", Adjacency::Neighbor(HOST_NEIGHBOR));

@@ -104,7 +104,7 @@ impl Site {
     pub(crate) fn with_workers(number: u8, workers: usize) -> Self {
         let mut snapshot = Snapshot {
             ports: [(wan_mac(number), wan_address(number)), (lan_mac(number), lan_address(number))]
-                .map(|(mac, address)| PortInfo { mac, mtu: 1500, address })
+                .map(|(mac, address)| PortInfo { mac, mtu: 1500, address, underlay: mac == wan_mac(number) })
                 .into(),
             tunnels: [tunnel(number)].into(),
             ..Snapshot::default()
