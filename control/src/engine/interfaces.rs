@@ -9,9 +9,9 @@ use dmvpn_tables::{NeighborId, PortId, PortInfo, TunnelId};
 use ipnetwork::Ipv4Network;
 
 use super::{Engine, Notice, What};
-use crate::arp;
 use crate::rib::{Gateway, NextHop, Origin, Route};
 use crate::time::Instant;
+use crate::{arp, nhrp};
 
 impl Engine {
     /// Makes everything as `config` says. What is the same as before is left alone: a change of one
@@ -29,13 +29,16 @@ impl Engine {
     /// Takes leave of the peers of tunnels that will not be the same, while we still have the addresses
     /// that they know: so they need not find out by themselves.
     fn leave_tunnels(&mut self, now: Instant, next: &Config) {
-        let security = |config: &Config, tunnel: TunnelId| {
-            let interface = config.tunnels.get(usize::from(tunnel.0));
-            interface.map(|of| (local_address(config, of), of.underlay, of.profile.clone()))
-        };
         let changed: Vec<_> = tunnels(&self.config)
+            .filter(|(id, now)| {
+                let next_tunnel = next.tunnels.get(usize::from(id.0));
+                next_tunnel.is_none_or(|then| {
+                    (local_address(&self.config, now), now.underlay, &now.profile)
+                        != (local_address(next, then), then.underlay, &then.profile)
+                        || nature(now) != nature(then)
+                })
+            })
             .map(|(id, _)| id)
-            .filter(|id| security(&self.config, *id) != security(next, *id))
             .collect();
         for tunnel in changed {
             self.ike.remove_profile(now, tunnel);
@@ -129,10 +132,10 @@ impl Engine {
                 Some(profile) => self.ike.set_profile(now, tunnel, Arc::new(profile.clone()), local),
                 None => self.ike.remove_profile(now, tunnel),
             }
-            let nature = |of: &Tunnel| (of.profile.is_some(), of.address, of.nhrp.clone());
             let same = before.tunnels.get(index).is_some_and(|old| nature(old) == nature(interface));
-            if !same || index >= self.overlays.len() {
-                self.open_overlay(now, tunnel, interface);
+            match self.overlays.get_mut(index) {
+                Some(overlay) if same => overlay.reconfigure(interface),
+                _ => self.open_overlay(now, tunnel, interface),
             }
             self.set_nbma(now, tunnel, local);
         }
@@ -198,6 +201,11 @@ impl Engine {
     pub(super) fn notice(&mut self, tunnel: Option<TunnelId>, what: What) {
         self.outputs.push_back(super::Output::Notice(Notice { tunnel, what }));
     }
+}
+
+/// What an overlay is made from. If that changes its peers are left and called anew; anything else they do not notice.
+fn nature(tunnel: &Tunnel) -> impl PartialEq {
+    (tunnel.profile.is_some(), tunnel.address, tunnel.nhrp.as_ref().map(nhrp::foundation))
 }
 
 /// The tunnels of a configuration, with their numbers.

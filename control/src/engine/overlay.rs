@@ -55,6 +55,13 @@ impl Overlay {
         }
     }
 
+    /// Takes over options that leave the overlay what it is.
+    pub(super) fn reconfigure(&mut self, interface: &Tunnel) {
+        if let (Some(machine), Some(nhrp)) = (&mut self.nhrp, &interface.nhrp) {
+            machine.reconfigure(nhrp);
+        }
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.nhrp.as_ref()?.poll_timeout()
     }

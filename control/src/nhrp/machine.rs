@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use dmvpn_config::{Multicast, Nhrp, NhrpMap};
 use dmvpn_tables::PeerId;
 use ipnetwork::Ipv4Network;
 use rand_chacha::ChaCha8Rng;
@@ -68,7 +69,18 @@ pub(super) enum Timer {
     Failure(Ipv4Addr),
 }
 
+/// What a machine is made from, and what takes a new one to change: stations, receivers of multicast, and
+/// whether there are shortcuts.
+pub fn foundation(nhrp: &Nhrp) -> (&[NhrpMap], Multicast, bool) {
+    (&nhrp.maps, nhrp.multicast, nhrp.shortcut)
+}
+
 impl Machine {
+    /// Takes over options of the same [`foundation`]. They count from the next packet on; what is known stays.
+    pub fn reconfigure(&mut self, nhrp: &Nhrp) {
+        self.config.nhrp = nhrp.clone();
+    }
+
     /// A machine that knows its configuration and nothing else: no underlay address, no paths.
     pub fn new(config: Config) -> Self {
         let mut entries = BTreeMap::new();

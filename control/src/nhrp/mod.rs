@@ -43,7 +43,7 @@ mod server;
 pub mod show;
 
 pub use event::{Event, Fault, Misbehavior, ResolutionFailure};
-pub use machine::Machine;
+pub use machine::{Machine, foundation};
 
 /// What a machine is told to be.
 #[derive(Debug, Clone)]

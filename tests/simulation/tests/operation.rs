@@ -172,6 +172,33 @@ fn a_reload_of_something_else_disturbs_nobody() {
 }
 
 #[test]
+fn a_reload_of_nhrp_options_disturbs_nobody() {
+    let mut network = network(9, GOOD, 2, &Options::default());
+    all_register(&mut network, 2, seconds(10));
+    let before = network.peers(HUB_ID);
+    network.reload(HUB_ID, |text| {
+        assert!(text.contains("redirect = true"));
+        text.replace("redirect = true", "redirect = false")
+    });
+    let (_, lost) = network.ping_train(1, HUB_ID, Duration::from_millis(20), seconds(1));
+    assert_eq!(lost, vec![]);
+    assert_eq!(network.peers(HUB_ID).len(), before.len());
+}
+
+#[test]
+fn after_a_reload_that_makes_the_overlay_anew_everybody_comes_back() {
+    let mut network = network(9, GOOD, 2, &Options::default());
+    all_register(&mut network, 2, seconds(10));
+    network.reload(HUB_ID, |text| {
+        assert!(text.contains("multicast = \"dynamic\""));
+        text.replace("multicast = \"dynamic\"", "")
+    });
+    all_register(&mut network, 2, seconds(5));
+    let (_, lost) = network.ping_train(1, HUB_ID, Duration::from_millis(20), seconds(1));
+    assert_eq!(lost, vec![]);
+}
+
+#[test]
 fn an_unprotected_tunnel_that_becomes_protected_sends_nothing_in_the_clear_any_more() {
     let options = Options { protected: false, ..Options::default() };
     let mut network = network(10, GOOD, 2, &options);
