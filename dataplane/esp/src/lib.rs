@@ -19,7 +19,7 @@ mod sa;
 mod seal;
 mod suite;
 
-pub use kernel::Kernel;
+pub use kernel::{Kernel, prefetch};
 pub use keys::{IvSeed, KeyError, KeyMaterial};
 pub use open::{OpenError, OpenJob, Opened, open};
 pub use replay::{WindowSize, WindowSizeError};

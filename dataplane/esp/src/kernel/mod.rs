@@ -16,7 +16,7 @@ pub(crate) use cbc::{
 pub(crate) use gcm::{GcmKeys, GcmOpenLane, GcmSealLane, gcm_open, gcm_seal};
 pub(crate) use hmac::{MacKeys, MacLane, TAG_MAX};
 pub use select::Kernel;
-pub(crate) use x86::prefetch;
+pub use x86::prefetch;
 
 use crate::keys::{CipherKey, KeyMaterial};
 use crate::suite::{Algorithms, CbcCipher, Suite};

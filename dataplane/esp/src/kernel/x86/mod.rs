@@ -75,7 +75,7 @@ fn store_512(four: &mut [Block; 4], value: __m512i) {
 
 /// Asks for the cache lines of the first bytes of a value, ahead of their use.
 #[inline]
-pub(crate) fn prefetch<T>(value: &T, bytes: usize) {
+pub fn prefetch<T>(value: &T, bytes: usize) {
     for line in (0..bytes).step_by(64) {
         // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of x86-64.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(value).cast::<i8>().wrapping_add(line)) };
