@@ -140,13 +140,13 @@ impl Job {
         let _ = started.send(Ok(()));
         while !self.stop.load(Ordering::Relaxed) {
             let begin = clock.cycles();
-            let worked = self.worker.poll(clock.micros(begin));
+            let worked = self.worker.poll(clock.micros(begin), || clock.cycles());
             self.rest.after(worked);
             let time = if worked { &self.counters.busy } else { &self.counters.idle };
             time.add(clock.cycles() - begin);
         }
         for _ in 0..Self::LAST_POLLS {
-            if !self.worker.poll(clock.micros(clock.cycles())) {
+            if !self.worker.poll(clock.micros(clock.cycles()), || clock.cycles()) {
                 break;
             }
         }

@@ -30,6 +30,7 @@ pub struct Counters {
     drops: CachePadded<[Counter; DropReason::ALL.len()]>,
     punts: CachePadded<[Counter; PUNT_NAMES.len()]>,
     ports: CachePadded<Box<[PortCounters]>>,
+    stages: CachePadded<[StageCounters; Stage::ALL.len()]>,
     /// Calls of [`Worker::poll`](crate::Worker::poll).
     pub polls: CachePadded<Counter>,
     /// Packets given to other workers.
@@ -58,6 +59,62 @@ pub struct PortCounters {
     pub tx_bytes: Counter,
 }
 
+/// What a worker does in a poll, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Taking packets from ports, from other workers and from the control thread, and adopting the newest snapshot.
+    Receive,
+    /// Checking and sorting what ports received.
+    Ingress,
+    /// Opening ESP, and taking off GRE.
+    Decrypt,
+    /// Looking up where packets go.
+    Forward,
+    /// Putting on GRE, sealing ESP.
+    Encrypt,
+    /// Putting on Ethernet headers.
+    Egress,
+    /// Giving packets to ports.
+    Transmit,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 7] = [
+        Self::Receive,
+        Self::Ingress,
+        Self::Decrypt,
+        Self::Forward,
+        Self::Encrypt,
+        Self::Egress,
+        Self::Transmit,
+    ];
+
+    /// Its name in metrics and listings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "rx",
+            Self::Ingress => "ingress",
+            Self::Decrypt => "decrypt",
+            Self::Forward => "forward",
+            Self::Encrypt => "encrypt",
+            Self::Egress => "egress",
+            Self::Transmit => "tx",
+        }
+    }
+}
+
+/// What a stage has cost. Runs without packets are not counted.
+#[derive(Debug, Default)]
+pub struct StageCounters {
+    /// Batches.
+    pub runs: Counter,
+    /// Packets in them.
+    pub packets: Counter,
+    /// Time for them, in the unit of [`Worker::poll`](crate::Worker::poll)'s caller.
+    pub ticks: Counter,
+}
+
 impl Counters {
     /// All zero, for a worker with links to `ports` ports.
     pub fn new(ports: usize) -> Self {
@@ -65,6 +122,7 @@ impl Counters {
             drops: CachePadded::new(array::from_fn(|_| Counter::default())),
             punts: CachePadded::default(),
             ports: CachePadded::new((0..ports).map(|_| PortCounters::default()).collect()),
+            stages: CachePadded::default(),
             polls: CachePadded::default(),
             handed_over: Counter::default(),
             taken_over: Counter::default(),
@@ -92,6 +150,11 @@ impl Counters {
     /// Traffic of a port.
     pub fn port(&self, port: PortId) -> Option<&PortCounters> {
         self.ports.get(usize::from(port.0))
+    }
+
+    /// What a stage has cost.
+    pub fn stage(&self, stage: Stage) -> &StageCounters {
+        &self.stages[stage as usize]
     }
 
     pub(crate) fn count_drop(&self, reason: DropReason) {

@@ -14,9 +14,10 @@ pub mod link;
 mod ports;
 mod punt;
 mod stage;
+mod stopwatch;
 mod worker;
 
-pub use counters::{Counters, DropReason};
+pub use counters::{Counters, DropReason, Stage};
 pub use frame::{Buffer, Frame, Meta, Pool};
 pub use handoff::Handoff;
 pub use link::Link;

@@ -54,15 +54,10 @@ impl<L: Link> Ports<L> {
         }
     }
 
-    /// Sends what is queued, as far as there is room; says whether that was anything.
-    pub(crate) fn send(&mut self) -> bool {
-        let mut sent = false;
-        for queue in &mut self.queues {
-            if !queue.waiting.is_empty() {
-                sent |= queue.send(&self.counters);
-            }
-        }
-        sent
+    /// Sends what is queued, as far as there is room, and says how many packets that was.
+    pub(crate) fn send(&mut self) -> usize {
+        let waiting = self.queues.iter_mut().filter(|queue| !queue.waiting.is_empty());
+        waiting.map(|queue| queue.send(&self.counters)).sum()
     }
 }
 
@@ -85,18 +80,19 @@ impl<L: Link> Queue<L> {
         }
     }
 
-    fn send(&mut self, counters: &Counters) -> bool {
-        let (packets, bytes) = totals(&self.waiting);
+    /// Says how many packets were sent.
+    fn send(&mut self, counters: &Counters) -> usize {
+        let (waiting, bytes) = (self.waiting.len(), bytes(&self.waiting));
         self.link.tx(&mut self.waiting);
-        let (packets_left, bytes_left) = totals(&self.waiting);
+        let sent = waiting - self.waiting.len();
         if let Some(counters) = counters.port(self.port) {
-            counters.tx_packets.add(packets - packets_left);
-            counters.tx_bytes.add(bytes - bytes_left);
+            counters.tx_packets.add(sent as u64);
+            counters.tx_bytes.add(bytes - self::bytes(&self.waiting));
         }
-        packets_left < packets
+        sent
     }
 }
 
-fn totals<B: Buffer>(frame: &Frame<B>) -> (u64, u64) {
-    (frame.len() as u64, frame.iter().map(|packet| packet.len() as u64).sum())
+fn bytes<B: Buffer>(frame: &Frame<B>) -> u64 {
+    frame.iter().map(|packet| packet.len() as u64).sum()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dmvpn_tables::Reader;
 
-use crate::counters::Counters;
+use crate::counters::{Counters, Stage};
 use crate::frame::{FRAME_SIZE, Pool};
 use crate::handoff::Handoff;
 use crate::inject;
@@ -13,6 +13,7 @@ use crate::ports::Ports;
 use crate::punt::{Injections, Injector, PuntReceiver, Punter, inject_ring, punt_ring};
 use crate::stage::replicate::Replicator;
 use crate::stage::{Context, Frames, decrypt, egress, encrypt, forward, ingress};
+use crate::stopwatch::Stopwatch;
 
 /// One thread's part of the packet path: its queues of all ports, the SAs that it owns, and its rings to the other
 /// workers and to the control thread. It is not a thread itself: somebody calls [`poll`](Self::poll).
@@ -68,10 +69,11 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
     }
 
     /// Runs one batch, if there is anything to do; says whether there was. `now` is in microseconds of a clock that
-    /// never goes back.
-    pub fn poll(&mut self, now: u64) -> bool {
-        let Self { ports, pool, counters, .. } = self;
+    /// never goes back; `ticks` counts finely whatever the stages are to be measured in (TSC cycles), or nothing.
+    pub fn poll(&mut self, now: u64, ticks: impl Fn() -> u64) -> bool {
+        let Self { ports, pool, counters, replicator, .. } = self;
         counters.polls.add(1);
+        let mut watch = Stopwatch::start(counters, ticks);
 
         // Take in first, adopt the newest snapshot then: so no packet that another worker or the control thread gave us
         // meets an older snapshot than theirs, and what it names is still there or gone for good.
@@ -81,8 +83,9 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
         let injected = inject::take(&self.injections, MOST_INJECTED, pool, counters, &mut frames.taken_in);
         ports.receive(&mut frames.taken_in);
         let snapshot = self.reader.refresh();
+        watch.lap(Stage::Receive, frames.taken_in.len());
 
-        let worked = injected > 0 || !frames.taken_in.is_empty() || !self.replicator.is_empty();
+        let worked = injected > 0 || !frames.taken_in.is_empty() || !replicator.is_empty();
         if worked {
             let cx = &mut Context {
                 snapshot,
@@ -93,15 +96,17 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
                 identification: &mut self.identification,
                 now,
             };
-            ingress::run(cx, &mut frames);
-            decrypt::run(cx, &mut frames);
-            forward::run(cx, &mut frames);
-            encrypt::run(cx, &mut frames, ports);
+            watch.time(Stage::Ingress, frames.taken_in.len(), || ingress::run(cx, &mut frames));
+            watch.time(Stage::Decrypt, frames.decrypt.len(), || decrypt::run(cx, &mut frames));
+            watch.time(Stage::Forward, frames.forward.len(), || forward::run(cx, &mut frames));
+            watch.time(Stage::Encrypt, frames.encrypt.len(), || encrypt::run(cx, &mut frames, ports));
             // Multicast copies are a batch of their own, or they would wait for ever while the path is full.
-            self.replicator.run(cx, &mut frames);
-            encrypt::run(cx, &mut frames, ports);
-            egress::run(cx, &mut frames.egress, ports);
+            replicator.run(cx, &mut frames);
+            watch.time(Stage::Encrypt, frames.encrypt.len(), || encrypt::run(cx, &mut frames, ports));
+            watch.time(Stage::Egress, frames.egress.len(), || egress::run(cx, &mut frames.egress, ports));
         }
-        ports.send() || worked
+        let sent = ports.send();
+        watch.lap(Stage::Transmit, sent);
+        worked || sent > 0
     }
 }

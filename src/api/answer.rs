@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use dmvpn_control::nhrp::Kind;
 use dmvpn_control::nhrp::show::{EntryKind, NhsState};
 use dmvpn_control::show::{self, EspSa, Peer, Rekey, Request, Response};
-use dmvpn_dataplane::Counters;
+use dmvpn_dataplane::{Counters, Stage};
 use dmvpn_tables::PortId;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -323,6 +323,15 @@ fn drops(observed: &Observed) -> Value {
 }
 
 fn worker(number: usize, cpu: usize, counters: &Counters) -> Value {
+    let stages = Stage::ALL.map(|stage| {
+        let counted = counters.stage(stage);
+        json!({
+            "stage": stage.name(),
+            "runs": counted.runs.value(),
+            "packets": counted.packets.value(),
+            "cycles": counted.ticks.value(),
+        })
+    });
     json!({
         "worker": number,
         "cpu": cpu,
@@ -333,5 +342,6 @@ fn worker(number: usize, cpu: usize, counters: &Counters) -> Value {
         "taken_over": counters.taken_over.value(),
         "injected": counters.injected.value(),
         "drops": counters.drops().map(|(_, count)| count).sum::<u64>(),
+        "stages": stages,
     })
 }

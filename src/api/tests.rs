@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use dmvpn_control::nhrp::Kind;
 use dmvpn_control::nhrp::show::{CacheEntry, EntryKind, NextHopServer, NhsState};
 use dmvpn_control::show::{Binding, EspSa, Ike, Nhrp, Peer, Port, Rekey, Topic};
+use dmvpn_dataplane::Stage;
 use dmvpn_tables::PortId;
 use serde_json::{Value, json};
 
@@ -205,6 +206,7 @@ fn observed() -> Observed {
         let counters = Counters::new(2);
         counters.port(PortId(1)).unwrap().rx_packets.add(packets);
         counters.busy.add(1);
+        counters.stage(Stage::Encrypt).packets.add(packets);
         (cpu, Arc::new(counters))
     });
     let stats = PortStats { rx_missed: 11, ..PortStats::default() };
@@ -272,6 +274,8 @@ fn counters_of_workers_and_devices_are_put_together() {
         (&workers["workers"][1]["cpu"], &workers["workers"][1]["busy_cycles"]),
         (&json!(3), &json!(1))
     );
+    let encrypt = &workers["workers"][1]["stages"][4];
+    assert_eq!((&encrypt["stage"], &encrypt["packets"]), (&json!("encrypt"), &json!(7)));
     let drops = daemon.show("drops");
     assert_eq!((&drops["drops"]["esp_replay"], &drops["punts"]["arp"]), (&json!(0), &json!(0)));
 }

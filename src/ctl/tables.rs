@@ -18,7 +18,7 @@ pub(crate) fn show(topic: Topic, answer: &Value) -> String {
         Topic::Ports => table(list(answer, "ports"), PORTS, "no port"),
         Topic::Neighbors => table(list(answer, "neighbors"), NEIGHBORS, "no neighbor"),
         Topic::Drops => drops(answer),
-        Topic::Workers => table(list(answer, "workers"), WORKERS, "no worker"),
+        Topic::Workers => workers(answer),
         Topic::Config => answer["config"].as_str().unwrap_or_default().trim_start().to_owned(),
     }
 }
@@ -113,8 +113,8 @@ const WORKERS: &[Column] = &[
     ("CPU", |worker| text(&worker["cpu"])),
     ("Busy", |worker| {
         let (busy, idle) = (number(&worker["busy_cycles"]), number(&worker["idle_cycles"]));
-        match (u128::from(busy) * 1000).checked_div(u128::from(busy) + u128::from(idle)) {
-            Some(permille) => format!("{}.{} %", permille / 10, permille % 10),
+        match tenths(u128::from(busy) * 100, u128::from(busy) + u128::from(idle)) {
+            Some(percent) => format!("{percent} %"),
             None => "-".into(),
         }
     }),
@@ -123,6 +123,14 @@ const WORKERS: &[Column] = &[
     ("Taken over", |worker| text(&worker["taken_over"])),
     ("Injected", |worker| text(&worker["injected"])),
     ("Drops", |worker| text(&worker["drops"])),
+];
+
+const STAGES: &[Column] = &[
+    ("Stage", |stage| text(&stage["stage"])),
+    ("Runs", |stage| text(&stage["runs"])),
+    ("Packets", |stage| text(&stage["packets"])),
+    ("Packets/run", |stage| ratio(&stage["packets"], &stage["runs"])),
+    ("Cycles/packet", |stage| ratio(&stage["cycles"], &stage["packets"])),
 ];
 
 const CACHE: &[Column] = &[
@@ -217,6 +225,17 @@ fn nhrp(answer: &Value) -> String {
     if tunnels.is_empty() { String::from("no tunnel with NHRP\n") } else { tunnels.join("\n") }
 }
 
+/// All workers, and what the stages of each have cost since it started.
+fn workers(answer: &Value) -> String {
+    let workers = list(answer, "workers");
+    let mut text = table(workers, WORKERS, "no worker");
+    for worker in workers {
+        let stages = table(list(worker, "stages"), STAGES, "no stage");
+        let _ = write!(text, "\nWorker {}\n{stages}", self::text(&worker["worker"]));
+    }
+    text
+}
+
 /// Reasons that have occurred, the most frequent first.
 fn drops(answer: &Value) -> String {
     let mut text = String::new();
@@ -260,7 +279,7 @@ fn empty_table<'h>(headings: impl IntoIterator<Item = &'h str>) -> Table {
 
 /// The table's text: numbers to the right, and no blanks at the ends of lines.
 fn finished(table: &mut Table) -> String {
-    let is_number = |cell: &str| cell == "-" || cell.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = |cell: &str| cell == "-" || cell.is_empty() || cell.parse::<f64>().is_ok();
     let numeric: Vec<bool> = (0..table.column_count())
         .map(|index| {
             let cells =
@@ -291,6 +310,16 @@ fn text(value: &Value) -> String {
         Value::Bool(false) => String::from("no"),
         other => other.to_string(),
     }
+}
+
+fn ratio(of: &Value, to: &Value) -> String {
+    tenths(number(of).into(), number(to).into()).unwrap_or_else(|| String::from("-"))
+}
+
+/// A quotient with one decimal, rounded down; `None` for one by nothing.
+fn tenths(of: u128, by: u128) -> Option<String> {
+    let tenths = (of * 10).checked_div(by)?;
+    Some(format!("{}.{}", tenths / 10, tenths % 10))
 }
 
 fn number(value: &Value) -> u64 {

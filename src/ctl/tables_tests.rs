@@ -64,6 +64,28 @@ fn drops_by_frequency() {
 }
 
 #[test]
+fn workers_and_what_their_stages_cost() {
+    let answer = json!({ "workers": [
+        { "worker": 0, "cpu": 2, "polls": 5, "busy_cycles": 1, "idle_cycles": 3, "handed_over": 0, "taken_over": 0,
+          "injected": 0, "drops": 0, "stages": [
+              { "stage": "rx", "runs": 2, "packets": 65, "cycles": 1300 },
+              { "stage": "decrypt", "runs": 0, "packets": 0, "cycles": 0 },
+          ] },
+    ] });
+    assert_eq!(
+        show(Topic::Workers, &answer),
+        " Worker  CPU  Busy    Polls  Handed over  Taken over  Injected  Drops
+      0    2  25.0 %      5            0           0         0      0
+
+Worker 0
+ Stage    Runs  Packets  Packets/run  Cycles/packet
+ rx          2       65         32.5           20.0
+ decrypt     0        0            -              -
+"
+    );
+}
+
+#[test]
 fn counts_and_reloads() {
     assert_eq!(count("Ended the session with", &json!({ "peers": 1 })), "Ended the session with 1 peer.\n");
     assert_eq!(count("Ended the session with", &json!({ "peers": 2 })), "Ended the session with 2 peers.\n");

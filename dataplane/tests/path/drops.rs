@@ -192,7 +192,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
                 let inject = Inject::Multicast { tunnel: TunnelId(0), packet: hello };
                 site.workers[0].control.injector.send(inject).unwrap();
             }
-            while site.workers[0].worker.poll(site.now) {
+            while site.workers[0].worker.poll(site.now, || 0) {
                 site.sent(WAN);
             }
         }
@@ -205,7 +205,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
             for _ in 0..257 {
                 let frame = ethernet(wan_mac(1), wan_mac(2), &esp_packet(wan_address(2), me, &esp));
                 site.deliver_to(1 - owner, WAN, &frame);
-                site.workers[1 - owner].worker.poll(site.now);
+                site.workers[1 - owner].worker.poll(site.now, || 0);
             }
             return Some(only_worker(site, 1 - owner));
         }
@@ -251,7 +251,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
             let inject = Inject::Frame { port: WAN, frame };
             // One more than the ring holds, while the worker sleeps.
             while site.workers[0].control.injector.send(inject.clone()).is_ok() {}
-            while site.workers[0].worker.poll(site.now) {
+            while site.workers[0].worker.poll(site.now, || 0) {
                 site.sent(WAN);
             }
         }

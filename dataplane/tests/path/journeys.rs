@@ -283,9 +283,9 @@ fn a_busy_port_leaves_the_other_its_turn() {
             for _ in 0..200 {
                 site.wan_sends(&flood);
             }
-            site.workers[0].worker.poll(0);
+            site.workers[0].worker.poll(0, || 0);
         }
-        site.workers[0].worker.poll(0);
+        site.workers[0].worker.poll(0, || 0);
     }
     let received = site.host_received();
     assert!(any_contains(&received, b"few"), "though a batch of the other port alone fills every poll");

@@ -196,8 +196,11 @@ impl Site {
     /// Polls all workers until none has work.
     pub(crate) fn run(&mut self) {
         loop {
-            let worked =
-                self.workers.iter_mut().filter_map(|one| one.worker.poll(self.now).then_some(())).count();
+            let worked = self
+                .workers
+                .iter_mut()
+                .filter_map(|one| one.worker.poll(self.now, || 0).then_some(()))
+                .count();
             if worked == 0 {
                 return;
             }

@@ -50,7 +50,7 @@ fn a_long_list_is_worked_off_a_batch_at_a_time() {
         hub.workers[0].control.injector.send(inject).unwrap();
     }
     let mut copies = Vec::new();
-    while hub.workers[0].worker.poll(0) {
+    while hub.workers[0].worker.poll(0, || 0) {
         copies.push(hub.sent(WAN).len());
     }
     assert_eq!(copies, [64, 64, 64, 64, 64, 64, 16]);
@@ -68,11 +68,11 @@ fn a_long_list_and_an_empty_pool_do_not_hold_the_worker_up() {
     all.pop();
     let hello = packet(overlay_address(1), ALL_OSPF_ROUTERS, b"").bytes();
     hub.workers[0].control.injector.send(Inject::Multicast { tunnel: TUNNEL, packet: hello }).unwrap();
-    assert!(hub.workers[0].worker.poll(0));
+    assert!(hub.workers[0].worker.poll(0, || 0));
     assert_eq!(hub.drops(), [(DropReason::NoBuffer, 1)], "not one for each peer");
     drop(all);
     let mut copies = 0;
-    while hub.workers[0].worker.poll(0) {
+    while hub.workers[0].worker.poll(0, || 0) {
         copies += hub.sent(WAN).len();
     }
     assert_eq!((copies, hub.pool.in_use()), (199, 0));
@@ -92,7 +92,7 @@ fn multicast_and_other_traffic_share_a_full_path() {
         for _ in 0..64 {
             hub.host_sends(&sent.bytes());
         }
-        assert!(hub.workers[0].worker.poll(0));
+        assert!(hub.workers[0].worker.poll(0, || 0));
     }
     for frame in hub.sent(WAN) {
         spoke.deliver(WAN, &frame);

@@ -122,7 +122,7 @@ fn what_was_injected_meets_the_tables_it_was_made_for() {
     connect(&mut a, &mut c, &security(), 1);
     let inject = dmvpn_tables::Inject::Gre { peer: peer(3), protocol: 0x2001, payload: b"first".to_vec() };
     a.workers[0].control.injector.send(inject).unwrap();
-    assert!(a.workers[0].worker.poll(0));
+    assert!(a.workers[0].worker.poll(0, || 0));
     run_all(&mut [&mut a, &mut b, &mut c]);
     let punts = c.punts();
     assert_eq!(punts.len(), 1);

@@ -161,7 +161,7 @@ fn real_threads() {
         for one in &mut hub.workers {
             scope.spawn(|| {
                 while !all_sent() && Instant::now() < deadline {
-                    if !one.worker.poll(0) {
+                    if !one.worker.poll(0, || 0) {
                         std::thread::yield_now();
                     }
                 }

@@ -57,7 +57,7 @@ impl Appliance {
         let time = Instant::from_micros(now);
         let mut sent = Vec::new();
         loop {
-            let mut worked = self.worker.poll(now);
+            let mut worked = self.worker.poll(now, || 0);
             while let Some(punt) = self.control.punts.poll() {
                 self.engine.handle(time, Input::Punt(punt));
                 worked = true;
