@@ -5,6 +5,8 @@ use crate::eal::Eal;
 /// The CPU's time stamp counter: time without a system call, cheap enough to read at every poll.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
+    /// Cycles per second.
+    hz: u64,
     /// Microseconds per cycle, times 2^64.
     scale: u128,
 }
@@ -14,7 +16,12 @@ impl Clock {
     pub fn new(_: &Eal) -> Self {
         // SAFETY: the EAL has started and measured it; it is a number.
         let hz = unsafe { dpdk_sys::rte_get_tsc_hz() }.max(1_000_000);
-        Self { scale: (1_000_000 << 64) / u128::from(hz) }
+        Self { hz, scale: (1_000_000 << 64) / u128::from(hz) }
+    }
+
+    /// Cycles per second.
+    pub fn hz(self) -> u64 {
+        self.hz
     }
 
     /// Cycles since some moment in the past.

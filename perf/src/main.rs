@@ -1,0 +1,41 @@
+//! `dmvpn-perf`, the performance harness. Each subcommand is a file of its own; what they share is how cases are chosen
+//! ([`cases`]), how time is taken ([`stats`]) and how results are reported ([`report`]).
+
+#![forbid(unsafe_code)]
+
+mod cases;
+mod compare;
+mod machine;
+mod report;
+mod rig;
+mod stats;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures the data plane. perf/README.md says what the figures mean.
+#[derive(Parser)]
+#[command(name = "dmvpn-perf", version = env!("DMVPN_VERSION"))]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Compare(compare::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Compare(arguments) => compare::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dmvpn-perf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

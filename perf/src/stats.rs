@@ -1,0 +1,168 @@
+//! Time on a shared machine: rounds in turns, of which only those count in which the machine did little else.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use dmvpn_dpdk::Clock;
+
+/// Rounds without which there is no figure, however long they take.
+const FEWEST: usize = 8;
+/// A round is quiet if the probes around it took no more than this times what the quickest took.
+const QUIET: f64 = 1.05;
+/// At least so many of the rounds are taken as quiet, the quietest.
+const KEPT: usize = 4;
+
+/// Figures of one contender, one for each quiet round.
+#[derive(Debug, Clone)]
+pub(crate) struct Samples {
+    by_round: Vec<f64>,
+    sorted: Vec<f64>,
+}
+
+/// Lets contenders do a round each, in turns, until `time` is over, and gives the figures of each. A contender prepares
+/// what it needs, and says what its round took: it is given the clock.
+///
+/// Before and after each turn of all, a probe runs: code whose time is known, and which finds out whether somebody else
+/// has the core or its other half.
+///
+/// # Errors
+/// Those of the contenders.
+pub(crate) fn in_turns<C>(
+    clock: Clock,
+    time: Duration,
+    contenders: &mut [C],
+    mut round: impl FnMut(&mut C) -> anyhow::Result<f64>,
+) -> anyhow::Result<Vec<Samples>> {
+    let mut probes = Vec::new();
+    let mut figures = vec![Vec::new(); contenders.len()];
+    // The first round finds cold caches and pages that nobody has touched.
+    for contender in &mut *contenders {
+        round(contender)?;
+    }
+    let begin = Instant::now();
+    let mut before = probe(clock);
+    for turn in 0.. {
+        if turn >= FEWEST && begin.elapsed() >= time {
+            break;
+        }
+        for place in 0..contenders.len() {
+            // Who comes first changes: it finds what the last one left in the caches.
+            let place = (place + turn) % contenders.len();
+            figures[place].push(round(&mut contenders[place])?);
+        }
+        let after = probe(clock);
+        probes.push(before.max(after));
+        before = after;
+    }
+    let quiet = quiet(&probes);
+    let pick = |figures: Vec<f64>| Samples::new(quiet.iter().map(|&round| figures[round]).collect());
+    Ok(figures.into_iter().map(pick).collect())
+}
+
+/// The rounds that count, by what their probes took.
+fn quiet(probes: &[u64]) -> Vec<usize> {
+    let mut sorted = probes.to_vec();
+    sorted.sort_unstable();
+    let Some(&quickest) = sorted.first() else { return Vec::new() };
+    let limit = ((quickest as f64 * QUIET) as u64).max(sorted[(sorted.len() - 1) / KEPT]);
+    (0..probes.len()).filter(|&round| probes[round] <= limit).collect()
+}
+
+/// Cycles for work that keeps the core's units busy and needs no memory.
+fn probe(clock: Clock) -> u64 {
+    let begin = clock.cycles();
+    let mut lanes = black_box([1u64, 2, 3, 4, 5, 6, 7, 8]);
+    for _ in 0..2000 {
+        for lane in &mut lanes {
+            *lane = lane.rotate_left(7).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (*lane >> 3);
+        }
+    }
+    black_box(lanes);
+    clock.cycles() - begin
+}
+
+impl Samples {
+    pub(crate) fn new(by_round: Vec<f64>) -> Self {
+        let mut sorted = by_round.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        Self { by_round, sorted }
+    }
+
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// The figure in the middle.
+    pub(crate) fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    /// The least.
+    pub(crate) fn min(&self) -> f64 {
+        self.quantile(0.0)
+    }
+
+    /// How far the middle half of them spreads, as a part of the median.
+    pub(crate) fn spread(&self) -> f64 {
+        (self.quantile(0.75) - self.quantile(0.25)) / self.median()
+    }
+
+    /// What this is of `other`, round by round: the median. Noise that both of a round meet cancels out.
+    pub(crate) fn ratio(&self, other: &Self) -> f64 {
+        let ratios = self.by_round.iter().zip(&other.by_round).map(|(a, b)| a / b);
+        Self::new(ratios.collect()).median()
+    }
+
+    /// The figure that this part of them is not above; not a number if there are none.
+    fn quantile(&self, part: f64) -> f64 {
+        let index = (self.sorted.len().saturating_sub(1) as f64 * part).round() as usize;
+        self.sorted.get(index).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// The straight line that fits points best (least squares): its slope, and where it meets `x` = 0. `None` for less than
+/// two different `x`.
+pub(crate) fn fit(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (mean_x, mean_y) = (mean(|p| p.0), mean(|p| p.1));
+    let (covariance, variance) = points.iter().fold((0.0, 0.0), |(c, v), (x, y)| {
+        (c + (x - mean_x) * (y - mean_y), v + (x - mean_x) * (x - mean_x))
+    });
+    (variance > 0.0).then(|| {
+        let slope = covariance / variance;
+        (slope, mean_y - slope * mean_x)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_beside_a_slow_probe_do_not_count() {
+        assert_eq!(quiet(&[100, 104, 200, 101, 106, 100, 100, 100]), [0, 1, 3, 5, 6, 7]);
+        assert_eq!(quiet(&[100, 300, 200, 210, 400, 205, 206, 500]), [0, 2], "the quietest, where few are quiet");
+        assert_eq!(quiet(&[]), [0usize; 0]);
+    }
+
+    #[test]
+    fn figures_of_samples() {
+        let samples = Samples::new(vec![9.0, 10.0, 8.0, 30.0, 12.0]);
+        assert_eq!((samples.len(), samples.min(), samples.median()), (5, 8.0, 10.0));
+        assert!((samples.spread() - 0.3).abs() < 1e-9);
+        let half = Samples::new(vec![4.5, 5.0, 4.0, 15.0, 6.0]);
+        assert!((half.ratio(&samples) - 0.5).abs() < 1e-9);
+        assert!(Samples::new(Vec::new()).median().is_nan());
+    }
+
+    #[test]
+    fn a_line_is_found_again() {
+        let points = [64.0, 576.0, 1400.0].map(|x| (x, 1.25 * x + 80.0));
+        let (slope, intercept) = fit(&points).unwrap();
+        assert!((slope - 1.25).abs() < 1e-9 && (intercept - 80.0).abs() < 1e-6);
+        assert_eq!(fit(&[(64.0, 1.0), (64.0, 2.0)]), None);
+        assert_eq!(fit(&[]), None);
+    }
+}
