@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam::channel::{self, Sender};
+use dmvpn::workers::Rings;
 use dmvpn_config::Config;
 use dmvpn_control::engine;
 use dmvpn_control::host::{Command, Host};
 use dmvpn_control::show::{Request, Response};
 use dmvpn_dpdk::{Eal, Port, Started};
 use dmvpn_tables::Publisher;
-
-use crate::workers::Rings;
 
 /// Commands that may wait.
 const COMMANDS: usize = 16;

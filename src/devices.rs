@@ -7,18 +7,24 @@ use dmvpn_config::Config;
 use dmvpn_dpdk::{Device, Eal, EalOptions, Memory, Mempool, Port, PortOptions, Queue, Started};
 
 /// What DPDK has set up for us.
-pub(crate) struct Devices {
-    pub(crate) eal: Eal,
-    pub(crate) pool: Mempool,
+#[derive(Debug)]
+pub struct Devices {
+    /// DPDK itself.
+    pub eal: Eal,
+    /// Where packets are.
+    pub pool: Mempool,
     /// The ports, in the order of [`Config::ethernet`].
-    pub(crate) ports: Vec<Port<Started>>,
+    pub ports: Vec<Port<Started>>,
     /// For each worker its queue of every port.
-    pub(crate) queues: Vec<Vec<Queue>>,
+    pub queues: Vec<Vec<Queue>>,
 }
 
 impl Devices {
     /// Starts DPDK, and every port with as many queues as there are workers.
-    pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// DPDK does not start, there is not enough memory, or a port is not what the configuration says.
+    pub fn open(config: &Config) -> anyhow::Result<Self> {
         let devices: Vec<Device> =
             config.ethernet.iter().map(|interface| interface.port.parse()).collect::<Result<_, _>>()?;
         let memory = match config.dataplane.hugepages {

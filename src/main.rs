@@ -4,10 +4,8 @@
 
 mod api;
 mod control;
-mod devices;
 mod protocol;
 mod supervise;
-mod workers;
 
 use std::io::{self, IsTerminal};
 use std::iter;
@@ -17,6 +15,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use dmvpn::devices::Devices;
+use dmvpn::workers::Crew;
 use dmvpn_config::Config;
 use dmvpn_tables::esp::Kernel;
 use dmvpn_tables::{Publisher, Snapshot};
@@ -25,9 +25,7 @@ use tracing_subscriber::prelude::*;
 
 use crate::api::{Api, Observed};
 use crate::control::ControlThread;
-use crate::devices::Devices;
 use crate::supervise::Supervisor;
-use crate::workers::Crew;
 
 /// The DMVPN appliance: NHRP, multipoint GRE and IPsec on DPDK poll-mode workers.
 #[derive(Parser)]

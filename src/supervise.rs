@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use crossbeam::channel::{self, Receiver, Sender};
+use dmvpn::workers::Crew;
 use dmvpn_config::{Config, ConfigDelta};
 use dmvpn_control::show::{Request, Response};
 use sd_notify::NotifyState;
@@ -15,7 +16,6 @@ use signal_hook::iterator::Signals;
 
 use crate::api::{Control, Questions};
 use crate::control::ControlThread;
-use crate::workers::Crew;
 
 /// How often the other threads are looked at.
 const ROUND: Duration = Duration::from_secs(1);

@@ -11,8 +11,8 @@ use anyhow::{Context, ensure};
 use core_affinity::CoreId;
 use dmvpn_config::{Dataplane, IdlePolicy};
 use dmvpn_control::host;
-use dmvpn_dataplane::{ControlEnd, Counters, Handoff, Worker};
-use dmvpn_dpdk::{Clock, Eal, Mbuf, Mempool, Queue, RegisteredThread};
+use dmvpn_dataplane::{ControlEnd, Counters, Handoff, Link, Worker};
+use dmvpn_dpdk::{Clock, Eal, Mbuf, Mempool, RegisteredThread};
 use dmvpn_tables::{Inject, Punt, Reader};
 
 /// Packets that may wait for a worker that owns their SA.
@@ -20,7 +20,7 @@ const HANDOFF: usize = 1024;
 
 /// The worker threads. They run until this is dropped, and then send what they have taken in.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub struct Crew {
     members: Vec<Member>,
     stop: Arc<AtomicBool>,
 }
@@ -33,11 +33,14 @@ struct Member {
 
 impl Crew {
     /// Starts a worker on each CPU of the configuration, with its queue of every port, and returns when all poll.
-    pub(crate) fn start(
+    ///
+    /// # Errors
+    /// A thread cannot be started, or cannot run on its CPU.
+    pub fn start<L: Link<Buffer = Mbuf> + Send + 'static>(
         eal: &Eal,
         pool: &Mempool,
         config: &Dataplane,
-        queues: Vec<Vec<Queue>>,
+        queues: Vec<Vec<L>>,
         readers: Vec<Reader>,
     ) -> anyhow::Result<(Self, Rings)> {
         let mut crew = Self { members: Vec::new(), stop: Arc::default() };
@@ -68,17 +71,17 @@ impl Crew {
     }
 
     /// What each worker counts.
-    pub(crate) fn counters(&self) -> impl Iterator<Item = Arc<Counters>> {
+    pub fn counters(&self) -> impl Iterator<Item = Arc<Counters>> {
         self.members.iter().map(|member| Arc::clone(&member.counters))
     }
 
     /// How often each worker has polled.
-    pub(crate) fn polls(&self) -> impl Iterator<Item = u64> {
+    pub fn polls(&self) -> impl Iterator<Item = u64> {
         self.members.iter().map(|member| member.counters.polls.value())
     }
 
     /// Whether a worker has ended without being told to.
-    pub(crate) fn has_lost_one(&self) -> bool {
+    pub fn has_lost_one(&self) -> bool {
         self.members.iter().any(|member| member.thread.is_finished())
     }
 }
@@ -95,7 +98,7 @@ impl Drop for Crew {
 
 /// The control thread's ends of all workers' rings.
 #[derive(Debug)]
-pub(crate) struct Rings {
+pub struct Rings {
     ends: Vec<ControlEnd<Mbuf>>,
     /// The worker to hear first, next time.
     next: usize,
@@ -119,15 +122,15 @@ impl host::Workers for Rings {
 }
 
 /// What a worker thread does.
-struct Job {
-    worker: Worker<Queue, Mempool>,
+struct Job<L: Link<Buffer = Mbuf>> {
+    worker: Worker<L, Mempool>,
     counters: Arc<Counters>,
     cpu: usize,
     rest: Rest,
     stop: Arc<AtomicBool>,
 }
 
-impl Job {
+impl<L: Link<Buffer = Mbuf>> Job<L> {
     /// Polls at most, after it was told to stop, for what it has been given before.
     const LAST_POLLS: usize = 64;
 
