@@ -6,19 +6,32 @@ use std::str::FromStr;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use dmvpn_esp::{Kernel, Suite};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+
+use crate::report::Object;
 
 /// Flags that choose cases. Where several values are given, every combination is a case.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Cases {
     /// Cipher suites: aes256-sha1, aes128-sha1, aes256-sha256, aes256gcm, aes128gcm, 3des-md5 and so on, or null.
-    #[arg(long = "suite", value_name = "NAME", value_delimiter = ',', default_value = "aes256-sha1,aes256gcm")]
+    #[arg(
+        long = "suite",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "aes256-sha1,aes256gcm"
+    )]
     pub(crate) suites: Vec<NamedSuite>,
     /// Ways through the box.
     #[arg(long = "direction", value_delimiter = ',', default_value = "encap,decap,hairpin")]
     pub(crate) directions: Vec<Direction>,
     /// Lengths of the inner IPv4 packet in bytes, or imix.
-    #[arg(long = "size", value_name = "N|imix", value_delimiter = ',', default_value = "64,256,576,1400,imix")]
+    #[arg(
+        long = "size",
+        value_name = "N|imix",
+        value_delimiter = ',',
+        default_value = "64,256,576,1400,imix"
+    )]
     pub(crate) sizes: Vec<Size>,
     /// Peers, each with SAs of its own; every packet is of another one, at random.
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,1000")]
@@ -29,9 +42,9 @@ pub(crate) struct Cases {
     /// What every random choice comes from.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) seed: u64,
-    /// The CPU to run on.
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) cpu: usize,
+    /// The CPU to run on; the last one, if not given.
+    #[arg(long, value_name = "N")]
+    pub(crate) cpu: Option<usize>,
     /// Use these kernels: the fastest with this text in their description, instead of the fastest of all.
     #[arg(long, value_name = "NAME")]
     pub(crate) kernel: Option<NamedKernel>,
@@ -79,6 +92,33 @@ pub(crate) const SMALLEST: usize = 28;
 pub(crate) const LARGEST: usize = 1500;
 
 impl Cases {
+    /// The CPU to run on.
+    ///
+    /// # Errors
+    /// The operating system does not say which there are.
+    pub(crate) fn cpu(&self) -> anyhow::Result<usize> {
+        let last = || core_affinity::get_core_ids()?.last().map(|core| core.id);
+        self.cpu.or_else(last).context("no CPU known: say --cpu")
+    }
+
+    /// What all cases have in common, for the report.
+    pub(crate) fn settings(&self, cpu: usize) -> Object {
+        Object::default()
+            .with("seed", self.seed)
+            .with("seconds", self.seconds)
+            .with("cpu", cpu)
+            .with("kernel", self.kernel().to_string())
+    }
+
+    /// A bar on the terminal that fills as cases are done.
+    pub(crate) fn progress(&self) -> ProgressBar {
+        let cases = self.suites.len() * self.directions.len() * self.sizes.len() * self.peers.len();
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}");
+        let bar = ProgressBar::new(cases as u64);
+        style.into_iter().for_each(|style| bar.set_style(style));
+        bar
+    }
+
     /// The kernels to use.
     pub(crate) fn kernel(&self) -> Kernel {
         self.kernel.map_or_else(Kernel::best, |kernel| kernel.0)
@@ -193,13 +233,15 @@ mod tests {
 
     #[test]
     fn names() {
-        for name in ["aes256-sha1", "aes128-sha1", "aes256-sha256", "aes256gcm", "aes128gcm", "3des-md5", "null"] {
+        for name in
+            ["aes256-sha1", "aes128-sha1", "aes256-sha256", "aes256gcm", "aes128gcm", "3des-md5", "null"]
+        {
             assert_eq!(name.parse::<NamedSuite>().unwrap().name(), name);
         }
         assert_eq!("imix".parse(), Ok(Size::Imix));
         assert_eq!("1400".parse(), Ok(Size::Bytes(1400)));
         assert!(["27", "1501", "mix", ""].iter().all(|text| text.parse::<Size>().is_err()));
-        assert_eq!("PORTABLE".parse::<NamedKernel>().is_ok(), true);
+        assert!("PORTABLE".parse::<NamedKernel>().is_ok());
         assert!("abacus".parse::<NamedKernel>().is_err());
     }
 }

@@ -48,7 +48,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let rows = rows(&a, &b);
     ensure!(!rows.is_empty(), "the reports have no case in common");
     if arguments.json {
-        let objects: Vec<Map<String, Value>> = rows.into_iter().map(|row| row.into_iter().collect()).collect();
+        let objects: Vec<Map<String, Value>> =
+            rows.into_iter().map(|row| row.into_iter().collect()).collect();
         println!("{}", serde_json::to_string_pretty(&objects)?);
     } else {
         let rows: Vec<Vec<(&str, &Value)>> =

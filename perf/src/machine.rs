@@ -9,8 +9,22 @@ use serde::Serialize;
 
 /// Instruction sets that the kernels could make use of.
 const FLAGS: [&str; 16] = [
-    "aes", "avx2", "avx512bw", "avx512f", "avx512ifma", "avx512vbmi", "avx512vl", "bmi2", "gfni", "movdir64b",
-    "pclmulqdq", "sha_ni", "ssse3", "vaes", "vpclmulqdq", "hypervisor",
+    "aes",
+    "avx2",
+    "avx512bw",
+    "avx512f",
+    "avx512ifma",
+    "avx512vbmi",
+    "avx512vl",
+    "bmi2",
+    "gfni",
+    "movdir64b",
+    "pclmulqdq",
+    "sha_ni",
+    "ssse3",
+    "vaes",
+    "vpclmulqdq",
+    "hypervisor",
 ];
 
 /// What figures depend on, besides the program.

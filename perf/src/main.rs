@@ -3,12 +3,17 @@
 
 #![forbid(unsafe_code)]
 
+mod bare;
 mod cases;
 mod compare;
 mod machine;
+mod network;
+mod path;
+mod port;
 mod report;
 mod rig;
 mod stats;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -24,11 +29,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Path(path::Arguments),
     Compare(compare::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Path(arguments) => path::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
     };
     match outcome {

@@ -141,7 +141,7 @@ fn cell(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Number(number) if number.is_f64() => match number.as_f64().unwrap_or_default() {
-            x if x.abs() >= 100.0 => format!("{x:.0}"),
+            x if x == 0.0 || x.abs() >= 100.0 => format!("{x:.0}"),
             x if x.abs() >= 10.0 => format!("{x:.1}"),
             x => format!("{x:.3}"),
         },

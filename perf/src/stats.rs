@@ -1,5 +1,6 @@
 //! Time on a shared machine: rounds in turns, of which only those count in which the machine did little else.
 
+use std::array;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -19,20 +20,20 @@ pub(crate) struct Samples {
     sorted: Vec<f64>,
 }
 
-/// Lets contenders do a round each, in turns, until `time` is over, and gives the figures of each. A contender prepares
-/// what it needs, and says what its round took: it is given the clock.
+/// Lets contenders do a round each, in turns, until `time` is over, and gives the figures of each: of a round there are
+/// `N`, in the order in which `round` gives them.
 ///
 /// Before and after each turn of all, a probe runs: code whose time is known, and which finds out whether somebody else
 /// has the core or its other half.
 ///
 /// # Errors
 /// Those of the contenders.
-pub(crate) fn in_turns<C>(
+pub(crate) fn in_turns<C, const N: usize>(
     clock: Clock,
     time: Duration,
     contenders: &mut [C],
-    mut round: impl FnMut(&mut C) -> anyhow::Result<f64>,
-) -> anyhow::Result<Vec<Samples>> {
+    mut round: impl FnMut(&mut C) -> anyhow::Result<[f64; N]>,
+) -> anyhow::Result<Vec<[Samples; N]>> {
     let mut probes = Vec::new();
     let mut figures = vec![Vec::new(); contenders.len()];
     // The first round finds cold caches and pages that nobody has touched.
@@ -55,8 +56,15 @@ pub(crate) fn in_turns<C>(
         before = after;
     }
     let quiet = quiet(&probes);
-    let pick = |figures: Vec<f64>| Samples::new(quiet.iter().map(|&round| figures[round]).collect());
+    let pick = |rounds: Vec<[f64; N]>| {
+        array::from_fn(|figure| Samples::new(quiet.iter().map(|&round| rounds[round][figure]).collect()))
+    };
     Ok(figures.into_iter().map(pick).collect())
+}
+
+/// The median of each of the `N` figures of several tries.
+pub(crate) fn median_of_each<const N: usize>(tries: &[[f64; N]]) -> [f64; N] {
+    array::from_fn(|figure| Samples::new(tries.iter().map(|figures| figures[figure]).collect()).median())
 }
 
 /// The rounds that count, by what their probes took.
@@ -143,7 +151,11 @@ mod tests {
     #[test]
     fn rounds_beside_a_slow_probe_do_not_count() {
         assert_eq!(quiet(&[100, 104, 200, 101, 106, 100, 100, 100]), [0, 1, 3, 5, 6, 7]);
-        assert_eq!(quiet(&[100, 300, 200, 210, 400, 205, 206, 500]), [0, 2], "the quietest, where few are quiet");
+        assert_eq!(
+            quiet(&[100, 300, 200, 210, 400, 205, 206, 500]),
+            [0, 2],
+            "the quietest, where few are quiet"
+        );
         assert_eq!(quiet(&[]), [0usize; 0]);
     }
 
