@@ -15,7 +15,7 @@ use dmvpn_dataplane::{ControlEnd, Counters, Handoff, Link, Worker};
 use dmvpn_dpdk::{Clock, Eal, Mbuf, Mempool, RegisteredThread};
 use dmvpn_tables::{Inject, Punt, Reader};
 
-/// Packets that may wait for a worker that owns their SA.
+/// Packets of one worker that may wait for another, which owns their SAs.
 const HANDOFF: usize = 1024;
 
 /// The worker threads. They run until this is dropped, and then send what they have taken in.

@@ -1,26 +1,46 @@
-//! Packets between workers. An SA belongs to one worker, which alone counts its sequence numbers and moves its
-//! replay window; whoever else gets a packet for it hands the packet over.
+//! Packets between workers. The SAs of a peer belong to one worker, which alone counts their sequence numbers and moves
+//! their replay windows; whoever else gets a packet for one of them hands the packet over.
+//!
+//! Every worker has a ring to every other. What it has for another it collects, and writes as a whole: so neither of the
+//! two waits for the other's cache lines more than once in a batch.
 
-use std::iter;
-use std::sync::Arc;
+use dmvpn_tables::PeerId;
+use rtrb::{Consumer, Producer, RingBuffer};
 
-use crossbeam::queue::ArrayQueue;
-
+use crate::counters::{Counters, DropReason};
 use crate::frame::{Buffer, Entry, Frame};
 
 /// One worker's end of the rings between all workers.
 #[derive(Debug)]
 pub struct Handoff<B> {
     me: usize,
-    /// What waits for each worker.
-    rings: Arc<[ArrayQueue<B>]>,
+    /// To each worker, itself included for simplicity.
+    to: Vec<Outgoing<B>>,
+    /// From each worker.
+    from: Vec<Consumer<B>>,
+    /// The ring to look into first, next time.
+    next: usize,
+}
+
+/// What is for one other worker.
+#[derive(Debug)]
+struct Outgoing<B> {
+    collected: Frame<B>,
+    ring: Producer<B>,
 }
 
 impl<B: Buffer> Handoff<B> {
-    /// The ends of all `workers`, in order (one worker at least), with room for `capacity` packets waiting for each.
+    /// The ends of all `workers`, in order (one worker at least), with room for `capacity` packets between any two.
     pub fn between(workers: usize, capacity: usize) -> Vec<Self> {
-        let rings: Arc<[_]> = (0..workers.max(1)).map(|_| ArrayQueue::new(capacity.max(1))).collect();
-        (0..rings.len()).map(|me| Self { me, rings: Arc::clone(&rings) }).collect()
+        let workers = workers.max(1);
+        let end = |me| Self { me, to: Vec::new(), from: Vec::new(), next: 0 };
+        let mut ends: Vec<_> = (0..workers).map(end).collect();
+        for (from, to) in (0..workers).flat_map(|from| (0..workers).map(move |to| (from, to))) {
+            let (producer, consumer) = RingBuffer::new(if from == to { 0 } else { capacity.max(1) });
+            ends[from].to.push(Outgoing { collected: Frame::new(), ring: producer });
+            ends[to].from.push(consumer);
+        }
+        ends
     }
 
     /// This worker's number, from 0.
@@ -30,50 +50,83 @@ impl<B: Buffer> Handoff<B> {
 
     /// Number of workers.
     pub fn workers(&self) -> usize {
-        self.rings.len()
+        self.to.len()
     }
 
-    /// Which worker owns the SA with this SPI, in either direction.
-    pub fn owner(&self, spi: u32) -> usize {
-        // Peers choose SPIs as they like; the first multiplication spreads patterns (Fibonacci hashing), the second
-        // scales to the number of workers.
-        let hash = u64::from(spi.wrapping_mul(0x9e37_79b9));
-        ((hash * self.rings.len() as u64) >> 32) as usize
+    /// Which worker owns the SAs of this peer, in both directions: so a packet from one peer to another changes workers
+    /// once at most on its way through the tunnels. It is always the same one, since an SA must never have two owners.
+    #[inline]
+    pub fn owner(&self, peer: PeerId) -> usize {
+        // Neighboring slots to different workers, and as many to each (Fibonacci hashing). By the slot alone: it is what a
+        // peer keeps, and what is free of patterns but that it counts up.
+        let hash = (peer.index() as u64).wrapping_mul(0x9e37_79b9) & 0xffff_ffff;
+        ((hash * self.to.len() as u64) >> 32) as usize
     }
 
-    /// Gives `packet` to worker `to`, which it enters at `entry`; back if that one has too many waiting.
-    pub(crate) fn give(&self, to: usize, entry: Entry, mut packet: B) -> Result<(), B> {
+    /// Collects `packet` for worker `to`, which it enters at `entry`. It leaves with the next [`send`](Self::send).
+    pub(crate) fn give(&mut self, to: usize, entry: Entry, mut packet: B, counters: &Counters) {
         packet.meta_mut().entry = entry as u8;
-        match self.rings.get(to) {
-            Some(ring) => ring.push(packet),
-            None => Err(packet),
+        let Some(outgoing) = self.to.get_mut(to) else { return counters.count_drop(DropReason::HandoffFull) };
+        if outgoing.collected.is_full() {
+            outgoing.send(counters);
+        }
+        outgoing.collected.push(packet);
+    }
+
+    /// Sends what was collected. What finds no room is dropped.
+    pub(crate) fn send(&mut self, counters: &Counters) {
+        for outgoing in self.to.iter_mut().filter(|outgoing| !outgoing.collected.is_empty()) {
+            outgoing.send(counters);
         }
     }
 
     /// Takes up to `most` packets that wait for this worker, and says how many.
-    pub(crate) fn take(&self, most: usize, frame: &mut Frame<B>) -> usize {
+    pub(crate) fn take(&mut self, most: usize, frame: &mut Frame<B>) -> usize {
         let before = frame.len();
-        let most = most.min(frame.remaining_capacity());
-        frame.extend(iter::from_fn(|| self.rings.get(self.me)?.pop()).take(most));
+        let end = before + most.min(frame.remaining_capacity());
+        self.next = (self.next + 1) % self.from.len();
+        let (last, first) = self.from.split_at_mut(self.next);
+        for ring in first.iter_mut().chain(last) {
+            let count = ring.slots().min(end - frame.len());
+            frame.extend(ring.read_chunk(count).into_iter().flatten());
+        }
         frame.len() - before
+    }
+}
+
+impl<B: Buffer> Outgoing<B> {
+    fn send(&mut self, counters: &Counters) {
+        let count = self.collected.len().min(self.ring.slots());
+        if let Ok(chunk) = self.ring.write_chunk_uninit(count) {
+            counters.handed_over.add(chunk.fill_from_iter(self.collected.drain(..count)) as u64);
+        }
+        for _ in self.collected.drain(..) {
+            counters.count_drop(DropReason::HandoffFull);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
-    use crate::link::HeapPool;
+    use crate::frame::FRAME_SIZE;
+    use crate::link::{HeapBuffer, HeapPool};
 
     #[test]
     fn packets_arrive_in_order_and_no_more_than_there_is_room() {
-        let mut pool = HeapPool::new(8);
-        let ends = Handoff::between(2, 3);
-        for (n, entry) in [(1, Entry::Encrypt), (2, Entry::Decrypt), (3, Entry::Encrypt)] {
-            assert!(ends[0].give(1, entry, pool.buffer(&[n]).unwrap()).is_ok());
+        let (mut pool, counters) = (HeapPool::new(8), Counters::new(0));
+        let mut ends = Handoff::between(2, 3);
+        for (n, entry) in [(1, Entry::Encrypt), (2, Entry::Decrypt), (3, Entry::Encrypt), (4, Entry::Decrypt)]
+        {
+            ends[0].give(1, entry, pool.buffer(&[n]).unwrap(), &counters);
         }
-        assert!(ends[0].give(1, Entry::Decrypt, pool.buffer(&[4]).unwrap()).is_err());
-
         let mut frame = Frame::new();
+        assert_eq!(ends[1].take(9, &mut frame), 0, "not yet");
+        ends[0].send(&counters);
+        assert_eq!((counters.handed_over.value(), counters.dropped(DropReason::HandoffFull)), (3, 1));
+
         assert_eq!(ends[0].take(9, &mut frame), 0);
         assert_eq!(ends[1].take(2, &mut frame), 2);
         assert_eq!(ends[1].take(2, &mut frame), 1);
@@ -82,14 +135,81 @@ mod tests {
     }
 
     #[test]
-    fn every_worker_owns_about_as_many_spis() {
-        let ends = Handoff::<crate::link::HeapBuffer>::between(3, 1);
-        for stride in [1, 2, 256, 1 << 20] {
-            let mut owned = [0; 3];
-            for n in 0..3000u32 {
-                owned[ends[0].owner(n.wrapping_mul(stride))] += 1;
+    fn who_gives_much_does_not_keep_out_who_gives_little() {
+        let (mut pool, counters) = (HeapPool::new(100), Counters::new(0));
+        let mut ends = Handoff::between(3, 100);
+        for _ in 0..90 {
+            ends[0].give(2, Entry::Encrypt, pool.buffer(&[0]).unwrap(), &counters);
+        }
+        ends[1].give(2, Entry::Encrypt, pool.buffer(&[1]).unwrap(), &counters);
+        ends[..2].iter_mut().for_each(|end| end.send(&counters));
+        let arrived = (0..3).any(|_| {
+            let mut frame = Frame::new();
+            assert_eq!(ends[2].take(4, &mut frame), 4);
+            frame.iter().any(|packet| packet.bytes() == [1])
+        });
+        assert!(arrived);
+    }
+
+    /// Workers as threads, each giving to all others as fast as it can.
+    #[test]
+    fn what_arrives_between_threads_is_in_order_and_what_does_not_is_counted() {
+        const WORKERS: usize = 3;
+        const PACKETS: u32 = 20_000;
+        let pool = HeapPool::new(512);
+        let counters: [Counters; WORKERS] = std::array::from_fn(|_| Counters::new(0));
+        let accounted = || -> u64 {
+            counters.iter().map(|one| one.taken_over.value() + one.dropped(DropReason::HandoffFull)).sum()
+        };
+        let work = |mut end: Handoff<HeapBuffer>| {
+            let (me, mut pool) = (end.worker(), pool.clone());
+            let mut next = [0; WORKERS];
+            let mut last = [None; WORKERS];
+            while accounted() < (WORKERS * (WORKERS - 1)) as u64 * u64::from(PACKETS) {
+                for to in (0..WORKERS).filter(|to| *to != me) {
+                    for number in (next[to]..PACKETS).take(24) {
+                        let content = [&me.to_be_bytes()[7..], &number.to_be_bytes()].concat();
+                        let Some(packet) = pool.buffer(&content) else { break };
+                        end.give(to, Entry::Encrypt, packet, &counters[me]);
+                        next[to] = number + 1;
+                    }
+                }
+                end.send(&counters[me]);
+                let mut frame = Frame::new();
+                end.take(FRAME_SIZE / 2, &mut frame);
+                counters[me].taken_over.add(frame.len() as u64);
+                for packet in frame {
+                    let (from, number) = packet.bytes().split_first().unwrap();
+                    let number = u32::from_be_bytes(number.try_into().unwrap());
+                    assert!(last[usize::from(*from)].replace(number) < Some(number), "from {from}");
+                }
             }
-            assert!(owned.iter().all(|&count| (800..1200).contains(&count)), "{stride}: {owned:?}");
+        };
+        thread::scope(|scope| {
+            for end in Handoff::between(WORKERS, 64) {
+                scope.spawn(|| work(end));
+            }
+        });
+        let sum = |count: fn(&Counters) -> u64| counters.iter().map(count).sum::<u64>();
+        assert!(sum(|one| one.handed_over.value()) > 0);
+        assert_eq!(sum(|one| one.handed_over.value()), sum(|one| one.taken_over.value()));
+        assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn every_worker_owns_about_as_many_peers() {
+        for workers in 1..=8 {
+            let ends = Handoff::<HeapBuffer>::between(workers, 1);
+            for (peers, stride) in [(1000, 1), (1000, 2), (1000, 8), (100_000, 1)] {
+                let mut owned = vec![0; workers];
+                for n in 0..peers {
+                    let owner = ends[0].owner(PeerId((5 << 20) | (n * stride)));
+                    assert!(ends.iter().all(|end| end.owner(PeerId((6 << 20) | (n * stride))) == owner));
+                    owned[owner] += 1;
+                }
+                let fair = peers as usize / workers;
+                assert!(owned.iter().all(|&count| count >= fair * 9 / 10), "{workers} {stride}: {owned:?}");
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Context<'a, P: Pool> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) counters: &'a Counters,
     pub(crate) punter: &'a mut Punter<P::Buffer>,
-    pub(crate) handoff: &'a Handoff<P::Buffer>,
+    pub(crate) handoff: &'a mut Handoff<P::Buffer>,
     pub(crate) pool: &'a mut P,
     /// IPv4 identification of the next packet that this worker makes.
     pub(crate) identification: &'a mut u16,
@@ -36,12 +36,9 @@ impl<P: Pool> Context<'_, P> {
         self.counters.count_drop(reason);
     }
 
-    /// Gives a packet to the worker that owns its SA.
-    pub(crate) fn hand_over(&self, owner: usize, entry: Entry, packet: P::Buffer) {
-        match self.handoff.give(owner, entry, packet) {
-            Ok(()) => self.counters.handed_over.add(1),
-            Err(_) => self.count_drop(DropReason::HandoffFull),
-        }
+    /// Gives a packet to the worker that owns its SA; it leaves with the others of the stage.
+    pub(crate) fn hand_over(&mut self, owner: usize, entry: Entry, packet: P::Buffer) {
+        self.handoff.give(owner, entry, packet, self.counters);
     }
 
     /// Hands a packet to the control thread, or drops it for `otherwise` if there were many about the same `key`.

@@ -91,7 +91,7 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
                 snapshot,
                 counters,
                 punter: &mut self.punter,
-                handoff: &self.handoff,
+                handoff: &mut self.handoff,
                 pool,
                 identification: &mut self.identification,
                 now,

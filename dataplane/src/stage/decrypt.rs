@@ -38,6 +38,9 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffe
         }
     }
 
+    // The others can begin with theirs.
+    cx.handoff.send(cx.counters);
+
     let results = open(&mut batch, &sas);
     for ((mut packet, inbound), result) in batch.into_iter().zip(sas).zip(results) {
         let next = match result {
@@ -67,7 +70,7 @@ fn find<'a, P: Pool>(cx: &mut Context<'a, P>, packet: &P::Buffer) -> Found<'a> {
     if inbound.udp.is_some() != (header.protocol() == IpProtocol::UDP) {
         return Found::Drop(DropReason::EspEncapsulation);
     }
-    match cx.handoff.owner(esp.spi()) {
+    match cx.handoff.owner(inbound.peer) {
         owner if owner == cx.handoff.worker() => Found::Sa(inbound),
         owner => Found::Elsewhere(owner),
     }

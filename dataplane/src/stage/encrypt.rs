@@ -77,6 +77,8 @@ pub(crate) fn run<P: Pool, L: Link<Buffer = P::Buffer>>(
             Next::Drop(reason) => cx.count_drop(reason),
         }
     }
+    // The others can begin with theirs.
+    cx.handoff.send(cx.counters);
     batch.seal(cx, &mut frames.egress, ports);
 }
 
@@ -90,8 +92,8 @@ fn classify<'a, P: Pool>(cx: &Context<'a, P>, packet: &P::Buffer) -> Next<'a> {
         return Next::Drop(DropReason::NoTunnel);
     }
     match peer.path() {
-        Path::Esp { sa, .. } => {
-            let owner = cx.handoff.owner(sa.spi());
+        Path::Esp { .. } => {
+            let owner = cx.handoff.owner(peer.id());
             if owner != cx.handoff.worker() {
                 return Next::Elsewhere(owner);
             }

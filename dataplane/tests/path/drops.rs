@@ -200,7 +200,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
             site = Site::with_workers(1, 2);
             let outbound = receive_from(&mut site, 2, &security(), 1);
             let esp = esp(&outbound, 47, &gre(KEY));
-            let owner = owner_of(outbound.spi());
+            let owner = owner_of(peer(2));
             // One more than the ring holds, while the owner sleeps.
             for _ in 0..257 {
                 let frame = ethernet(wan_mac(1), wan_mac(2), &esp_packet(wan_address(2), me, &esp));
@@ -274,9 +274,9 @@ fn only_worker(mut site: Site, worker: usize) -> Site {
     site
 }
 
-/// Which of two workers owns an SA.
-fn owner_of(spi: u32) -> usize {
-    dmvpn_dataplane::Handoff::<dmvpn_dataplane::link::HeapBuffer>::between(2, 1)[0].owner(spi)
+/// Which of two workers owns the SAs of a peer.
+fn owner_of(peer: dmvpn_tables::PeerId) -> usize {
+    dmvpn_dataplane::Handoff::<dmvpn_dataplane::link::HeapBuffer>::between(2, 1)[0].owner(peer)
 }
 
 /// Site 1, to which site 2 has sent `payload` by ESP.

@@ -147,7 +147,7 @@ fn real_threads() {
     }
     // All through the worker that does not own the SA, in bursts that fit the rings.
     let owner =
-        dmvpn_dataplane::Handoff::<dmvpn_dataplane::link::HeapBuffer>::between(2, 1)[0].owner(spi(1, 2, 1));
+        dmvpn_dataplane::Handoff::<dmvpn_dataplane::link::HeapBuffer>::between(2, 1)[0].owner(peer(2));
     for frame in &frames {
         hub.deliver_to(1 - owner, WAN, frame);
     }
