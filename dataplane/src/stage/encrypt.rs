@@ -2,8 +2,8 @@
 
 use arrayvec::ArrayVec;
 use dmvpn_esp::{self as esp, OutboundSa, SealError, SealJob};
-use dmvpn_tables::{Mode, Path, Peer, PeerId, PuntReason, Tunnel};
-use dmvpn_wire::{EtherType, IpProtocol, View, gre, ipv4, udp};
+use dmvpn_tables::{Encapsulation, Path, Peer, PeerId, PuntReason, Snapshot, Variable};
+use dmvpn_wire::{EtherType, View, ipv4};
 
 use crate::counters::DropReason;
 use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, Meta, Pool};
@@ -15,9 +15,9 @@ use crate::stage::{Context, Frames, egress};
 /// What becomes of a packet for a peer.
 enum Next<'a> {
     /// Its headers go around it, and it is sealed if the path says so.
-    Encapsulate(&'a Peer, &'a Tunnel),
+    Encapsulate(&'a Peer),
     /// The same, but it has to be cut first.
-    Fragment(&'a Peer, &'a Tunnel),
+    Fragment(&'a Peer),
     /// Handed over to the worker that owns the SA.
     Elsewhere(usize),
     /// Too large, and not to be cut.
@@ -52,20 +52,22 @@ pub(crate) fn run<P: Pool, L: Link<Buffer = P::Buffer>>(
     frames: &mut Frames<P::Buffer>,
     ports: &mut Ports<L>,
 ) {
+    let peers = find(cx.snapshot, &frames.encrypt);
     let mut batch = Batch { packets: Frame::new(), seals: ArrayVec::new() };
-    for packet in frames.encrypt.drain(..) {
-        match classify(cx, &packet) {
-            Next::Encapsulate(peer, tunnel) => {
-                encapsulate(cx, peer, tunnel, packet, &mut batch, &mut frames.egress, ports);
+    for (packet, peer) in frames.encrypt.drain(..).zip(peers) {
+        match classify(cx, peer, &packet) {
+            Next::Encapsulate(peer) => {
+                encapsulate(cx, peer, packet, &mut batch, &mut frames.egress, ports);
             }
-            Next::Fragment(peer, tunnel) => {
+            Next::Fragment(peer) => {
                 let mut fragments = Frame::new();
-                if let Some(reason) = fragment(cx.pool, packet, tunnel.mtu, &mut fragments) {
+                let mtu = peer.encapsulation().mtu();
+                if let Some(reason) = fragment(cx.pool, packet, mtu, &mut fragments) {
                     cx.count_drop(reason);
                     continue;
                 }
                 for piece in fragments {
-                    encapsulate(cx, peer, tunnel, piece, &mut batch, &mut frames.egress, ports);
+                    encapsulate(cx, peer, piece, &mut batch, &mut frames.egress, ports);
                 }
             }
             Next::Elsewhere(owner) => cx.hand_over(owner, Entry::Encrypt, packet),
@@ -82,9 +84,28 @@ pub(crate) fn run<P: Pool, L: Link<Buffer = P::Buffer>>(
     batch.seal(cx, &mut frames.egress, ports);
 }
 
-fn classify<'a, P: Pool>(cx: &Context<'a, P>, packet: &P::Buffer) -> Next<'a> {
-    let meta = packet.meta();
-    let Some(peer) = cx.snapshot.peer(PeerId(meta.to_peer)) else { return Next::Drop(DropReason::NoPeer) };
+/// The peers of a batch. Peers lie scattered in memory: what will be read is asked for from all of them before it is read
+/// from the first.
+fn find<'a, B: Buffer>(snapshot: &'a Snapshot, packets: &[B]) -> ArrayVec<Option<&'a Peer>, FRAME_SIZE> {
+    let id = |packet: &B| PeerId(packet.meta().to_peer);
+    for packet in packets {
+        snapshot.prefetch_peer_slot(id(packet));
+    }
+    for packet in packets {
+        snapshot.prefetch_peer(id(packet));
+    }
+    let find = |packet| {
+        let peer = snapshot.peer(id(packet))?;
+        if let Path::Esp { sa, .. } = peer.path() {
+            sa.prefetch();
+        }
+        Some(&**peer)
+    };
+    packets.iter().map(find).collect()
+}
+
+fn classify<'a, P: Pool>(cx: &Context<'a, P>, peer: Option<&'a Peer>, packet: &P::Buffer) -> Next<'a> {
+    let Some(peer) = peer else { return Next::Drop(DropReason::NoPeer) };
     let Some(tunnel) = cx.snapshot.tunnels.get(usize::from(peer.tunnel().0)) else {
         return Next::Drop(DropReason::NoTunnel);
     };
@@ -103,14 +124,13 @@ fn classify<'a, P: Pool>(cx: &Context<'a, P>, packet: &P::Buffer) -> Next<'a> {
         Path::Clear if tunnel.protected => return Next::Drop(DropReason::ClearPathOnProtected),
         Path::Clear => {}
     }
-    if packet.len() <= usize::from(tunnel.mtu) || meta.gre_protocol != EtherType::IPV4.0 {
-        return Next::Encapsulate(peer, tunnel);
+    let mtu = peer.encapsulation().mtu();
+    if packet.len() <= usize::from(mtu) || packet.meta().gre_protocol != EtherType::IPV4.0 {
+        return Next::Encapsulate(peer);
     }
     match ipv4::Header::view(packet.bytes()) {
-        Ok((header, _)) if header.dont_fragment() => {
-            Next::Punt(PuntReason::FragmentationNeeded { mtu: tunnel.mtu })
-        }
-        Ok(_) => Next::Fragment(peer, tunnel),
+        Ok((header, _)) if header.dont_fragment() => Next::Punt(PuntReason::FragmentationNeeded { mtu }),
+        Ok(_) => Next::Fragment(peer),
         Err(_) => Next::Drop(DropReason::Ipv4Header),
     }
 }
@@ -120,13 +140,12 @@ fn classify<'a, P: Pool>(cx: &Context<'a, P>, packet: &P::Buffer) -> Next<'a> {
 fn encapsulate<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
     cx: &mut Context<'a, P>,
     peer: &'a Peer,
-    tunnel: &Tunnel,
     mut packet: P::Buffer,
     batch: &mut Batch<'a, P::Buffer>,
     out: &mut Frame<P::Buffer>,
     ports: &mut Ports<L>,
 ) {
-    match push_headers(cx, peer, tunnel, &mut packet) {
+    match push_headers(cx, peer, &mut packet) {
         Some(Pushed::Esp(seal)) => {
             if batch.packets.is_full() {
                 batch.seal(cx, out, ports);
@@ -147,68 +166,36 @@ enum Pushed<'a> {
     Clear,
 }
 
-/// Writes, from the outside in: IPv4, UDP (behind a NAT), room for the ESP header, IPv4 (tunnel mode), GRE; and makes
-/// room for the ESP trailer. The packet's start moves once for all of them. `None` if there is no room.
+/// Writes all headers in front of the packet, and makes room for the ESP trailer behind. `None` if there is no room.
 fn push_headers<'a, P: Pool>(
     cx: &mut Context<'a, P>,
     peer: &'a Peer,
-    tunnel: &Tunnel,
     packet: &mut P::Buffer,
 ) -> Option<Pushed<'a>> {
-    let endpoints = peer.endpoints();
-    let payload_type = EtherType(packet.meta().gre_protocol);
-    let (tos, ttl) = outer_tos_and_ttl(tunnel, payload_type, packet.bytes());
-    let (sa, mode, udp_ports, protocol) = match peer.path() {
-        Path::Clear => (None, Mode::Transport, None, IpProtocol::GRE),
-        Path::Esp { sa, mode } if endpoints.udp.is_some() => {
-            (Some(sa), *mode, endpoints.udp, IpProtocol::UDP)
-        }
-        Path::Esp { sa, mode } => (Some(sa), *mode, None, IpProtocol::ESP),
-    };
-
-    let udp_len = if udp_ports.is_some() { udp::Header::LEN } else { 0 };
-    let gre_len = gre::header_len(tunnel.key) + packet.len();
-    let payload_len = gre_len + if mode == Mode::Transport { 0 } else { ipv4::Header::LEN };
-    let (payload_offset, sealed_len) = match sa {
-        Some(sa) => (sa.suite().payload_offset(), sa.suite().sealed_len(payload_len)),
-        None => (0, payload_len),
-    };
-    let front = ipv4::Header::LEN + udp_len + payload_offset + payload_len - packet.len();
-    packet.append(sealed_len - payload_offset - payload_len)?;
-    let out = packet.prepend(front)?;
-
-    let outer = ipv4::Fields {
-        tos,
-        identification: *cx.identification,
-        dont_fragment: tunnel.dont_fragment,
-        ttl,
-        protocol,
-        source: endpoints.local,
-        destination: endpoints.remote,
-    };
+    let around = peer.encapsulation();
+    let extent = around.extent(packet.len())?;
+    let variable = variable(EtherType(packet.meta().gre_protocol), packet.bytes(), *cx.identification);
     *cx.identification = cx.identification.wrapping_add(1);
-    let mut out = ipv4::Header::new(&outer, udp_len + sealed_len)?.emit(out)?;
-    if let Some(ports) = udp_ports {
-        out = udp::Header::new(ports.local, ports.remote, sealed_len)?.emit(out)?;
-    }
-    out = out.get_mut(payload_offset..)?;
-    if let Mode::Tunnel { source, destination } = mode {
-        let inner = ipv4::Fields { protocol: IpProtocol::GRE, source, destination, ..outer };
-        out = ipv4::Header::new(&inner, gre_len)?.emit(out)?;
-    }
-    gre::emit(payload_type, tunnel.key, out)?;
+    packet.append(extent.back)?;
+    let room = packet.prepend(Encapsulation::ROOM)?.first_chunk_mut()?;
+    around.write(room, &extent, &variable)?;
+    packet.trim_front(Encapsulation::ROOM - extent.front);
 
     let meta = packet.meta_mut();
     meta.neighbor = peer.neighbor().0;
     meta.flags |= Meta::ENCAPSULATED;
-    meta.esp_offset = u16::try_from(ipv4::Header::LEN + udp_len).ok()?;
-    let Some(sa) = sa else { return Some(Pushed::Clear) };
-    let next_header = if mode == Mode::Transport { IpProtocol::GRE } else { IpProtocol::IPV4 };
-    Some(Pushed::Esp(Seal { sa, payload_len, next_header: next_header.0 }))
+    meta.esp_offset = around.esp_offset();
+    Some(match peer.path() {
+        Path::Clear => Pushed::Clear,
+        Path::Esp { sa, .. } => {
+            let next_header = around.next_header().0;
+            Pushed::Esp(Seal { sa, payload_len: extent.payload, next_header })
+        }
+    })
 }
 
-/// As configured, or as inside. Congestion notification is always as inside (RFC 6040 section 4.1).
-fn outer_tos_and_ttl(tunnel: &Tunnel, protocol: EtherType, packet: &[u8]) -> (u8, u8) {
+/// What the outer header takes from inside.
+fn variable(protocol: EtherType, packet: &[u8], identification: u16) -> Variable {
     let (tos, ttl) = match ipv4::Header::view(packet) {
         Ok((inner, _)) if protocol == EtherType::IPV4 && inner.destination().is_multicast() => {
             (inner.tos(), CONTROL_TTL)
@@ -216,7 +203,7 @@ fn outer_tos_and_ttl(tunnel: &Tunnel, protocol: EtherType, packet: &[u8]) -> (u8
         Ok((inner, _)) if protocol == EtherType::IPV4 => (inner.tos(), inner.ttl()),
         _ => (CONTROL_TOS, CONTROL_TTL),
     };
-    (tunnel.tos.map_or(tos, |fixed| fixed & !3 | tos & 3), tunnel.ttl.unwrap_or(ttl))
+    Variable { protocol, tos, ttl, identification }
 }
 
 /// Moves a finished packet to `out`, which is sent first if it is full.

@@ -8,6 +8,7 @@
 
 mod adjacency;
 mod bits;
+mod encapsulation;
 pub mod fib;
 mod ids;
 pub mod paged;
@@ -21,6 +22,7 @@ mod tunnel;
 
 pub use adjacency::{Adjacency, Neighbor};
 pub use dmvpn_esp as esp;
+pub use encapsulation::{Encapsulation, Extent, Variable};
 pub use fib::Fib;
 pub use ids::{AdjacencyId, NeighborId, PeerId, PortId, TunnelId};
 pub use paged::Paged;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dmvpn_esp::OutboundSa;
 
+use crate::encapsulation::Encapsulation;
 use crate::ids::{NeighborId, PeerId, TunnelId};
 use crate::tunnel::Tunnel;
 
@@ -56,15 +57,19 @@ pub enum Path {
     },
 }
 
-/// A peer that packets can be sent to.
+/// A peer that packets can be sent to. It has two cache lines to itself.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub struct Peer {
+    path: Path,
     id: PeerId,
+    neighbor: NeighborId,
     tunnel: TunnelId,
     endpoints: Endpoints,
-    path: Path,
-    neighbor: NeighborId,
+    encapsulation: Encapsulation,
 }
+
+const _: () = assert!(size_of::<Peer>() == 128);
 
 /// A clear path was asked for on a protected tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +78,8 @@ pub struct ClearOnProtected;
 impl Peer {
     /// The only way to make a peer: a protected tunnel takes no clear path, so what the workers can
     /// reach through it is encrypted by construction.
+    ///
+    /// It keeps what its encapsulation takes from the tunnel: when that changes, make its peers anew.
     ///
     /// # Errors
     /// [`ClearOnProtected`] if `tunnel` is protected and `path` is [`Path::Clear`].
@@ -86,30 +93,42 @@ impl Peer {
         if tunnel.protected && matches!(path, Path::Clear) {
             return Err(ClearOnProtected);
         }
-        Ok(Self { id, tunnel: tunnel.id, endpoints, path, neighbor })
+        let encapsulation = Encapsulation::new(tunnel, &endpoints, &path);
+        Ok(Self { path, id, neighbor, tunnel: tunnel.id, endpoints, encapsulation })
     }
 
     /// Its handle.
+    #[inline]
     pub fn id(&self) -> PeerId {
         self.id
     }
 
     /// The tunnel it is reached through.
+    #[inline]
     pub fn tunnel(&self) -> TunnelId {
         self.tunnel
     }
 
     /// Outer addresses and ports.
+    #[inline]
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
     }
 
     /// In the clear, or by which SA.
+    #[inline]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// What goes around its packets.
+    #[inline]
+    pub fn encapsulation(&self) -> &Encapsulation {
+        &self.encapsulation
+    }
+
     /// Underlay next hop.
+    #[inline]
     pub fn neighbor(&self) -> NeighborId {
         self.neighbor
     }

@@ -8,8 +8,9 @@ use dmvpn_esp::InboundSa;
 use crate::ids::{PeerId, TunnelId};
 use crate::peer::{Mode, UdpPorts};
 
-/// An inbound SA and what it may carry.
+/// An inbound SA and what it may carry. It has a cache line to itself.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Inbound {
     /// Cipher, keys, replay window, counters. Shared, since the peer may move while they go on.
     pub sa: Arc<InboundSa>,
@@ -26,3 +27,5 @@ pub struct Inbound {
     /// UDP encapsulation, if negotiated.
     pub udp: Option<UdpPorts>,
 }
+
+const _: () = assert!(size_of::<Inbound>() == 64);

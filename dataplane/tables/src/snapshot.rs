@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use dmvpn_esp::prefetch;
 use dmvpn_wire::MacAddr;
 
 use crate::adjacency::{Adjacency, Neighbor};
@@ -48,14 +49,54 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The inbound SA of an SPI.
+    #[inline]
     pub fn inbound_sa(&self, spi: u32) -> Option<&Arc<Inbound>> {
         let entry = self.inbound.get((spi & INDEX_MASK) as usize)?.as_ref()?;
         (entry.sa.spi() == spi).then_some(entry)
     }
 
+    /// Asks for the cache line that leads to the SA of an SPI, ahead of [`prefetch_inbound`](Self::prefetch_inbound).
+    #[inline]
+    pub fn prefetch_inbound_slot(&self, spi: u32) {
+        prefetch_slot(&self.inbound, (spi & INDEX_MASK) as usize);
+    }
+
+    /// Asks for what is known of the inbound SA of an SPI, ahead of [`inbound_sa`](Self::inbound_sa).
+    #[inline]
+    pub fn prefetch_inbound(&self, spi: u32) {
+        prefetch_entry(&self.inbound, (spi & INDEX_MASK) as usize);
+    }
+
+    /// Asks for the cache line that leads to a peer, ahead of [`prefetch_peer`](Self::prefetch_peer).
+    #[inline]
+    pub fn prefetch_peer_slot(&self, id: crate::PeerId) {
+        prefetch_slot(&self.peers, id.index());
+    }
+
+    /// Asks for a peer, ahead of [`peer`](Self::peer).
+    #[inline]
+    pub fn prefetch_peer(&self, id: crate::PeerId) {
+        prefetch_entry(&self.peers, id.index());
+    }
+
     /// The peer of a handle, if it is still the one that the handle was made for.
+    #[inline]
     pub fn peer(&self, id: crate::PeerId) -> Option<&Arc<Peer>> {
         self.peers.get(id.index())?.as_ref().filter(|peer| peer.id() == id)
+    }
+}
+
+#[inline]
+fn prefetch_slot<T: Clone + Default>(table: &Paged<T>, index: usize) {
+    if let Some(slot) = table.get(index) {
+        prefetch(slot, 1);
+    }
+}
+
+#[inline]
+fn prefetch_entry<T>(table: &Paged<Option<Arc<T>>>, index: usize) {
+    if let Some(Some(entry)) = table.get(index) {
+        prefetch(&**entry, size_of::<T>());
     }
 }
 

@@ -144,10 +144,18 @@ impl Site {
         self.publisher.publish(self.snapshot.clone());
     }
 
-    /// Changes the tunnel's options.
+    /// Changes the tunnel's options, and makes its peers anew as far as it takes them.
     pub(crate) fn tunnel(&mut self, change: impl FnOnce(&mut Tunnel)) {
         let mut tunnel = self.snapshot.tunnels[0].clone();
         change(&mut tunnel);
+        let peers: Vec<_> = self.snapshot.peers.iter().filter_map(|(_, peer)| peer.clone()).collect();
+        for old in peers {
+            if let Ok(peer) =
+                Peer::new(old.id(), &tunnel, *old.endpoints(), old.path().clone(), old.neighbor())
+            {
+                self.snapshot.peers.set(old.id().index(), Some(Arc::new(peer)));
+            }
+        }
         self.snapshot.tunnels = [tunnel].into();
     }
 

@@ -30,6 +30,16 @@ pub fn update32(checksum: u16, old: u32, new: u32) -> u16 {
     !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new))
 }
 
+/// The checksum after 16-bit words of what it covers changed from zero; `sum` is that of the words, in ordinary
+/// arithmetic, and up to 2^24.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "after the last fold the value fits")]
+pub fn fill(checksum: u16, sum: u32) -> u16 {
+    let sum = u32::from(!checksum) + sum;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum + (sum >> 16)) as u16)
+}
+
 /// A one's complement sum under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sum(u64);

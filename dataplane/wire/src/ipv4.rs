@@ -148,6 +148,41 @@ impl Header {
         Some(header)
     }
 
+    /// A header that is the same for many packets but for what [`complete`](Self::complete) fills in.
+    pub fn template(
+        protocol: IpProtocol,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        dont_fragment: bool,
+    ) -> Self {
+        let mut header = Self {
+            version_ihl: 0x45,
+            tos: 0,
+            total_length: 0.into(),
+            identification: 0.into(),
+            fragment: if dont_fragment { DONT_FRAGMENT } else { 0 }.into(),
+            ttl: 0,
+            protocol,
+            checksum: 0.into(),
+            source: source.octets(),
+            destination: destination.octets(),
+        };
+        header.fill_checksum();
+        header
+    }
+
+    /// Fills in what a [`template`](Self::template) leaves at zero, and the checksum by it.
+    #[inline]
+    pub fn complete(&mut self, tos: u8, total_length: u16, identification: u16, ttl: u8) {
+        let sum =
+            u32::from(tos) + u32::from(total_length) + u32::from(identification) + (u32::from(ttl) << 8);
+        self.checksum = checksum::fill(self.checksum(), sum).into();
+        self.tos = tos;
+        self.total_length = total_length.into();
+        self.identification = identification.into();
+        self.ttl = ttl;
+    }
+
     /// Header length with options, in bytes, as stated: 0 to 60.
     #[inline]
     pub fn header_len(&self) -> usize {

@@ -263,6 +263,14 @@ mod ip {
         }
 
         #[test]
+        fn a_template_completed_is_a_header(fields in any_fields(), len in 0usize..65516) {
+            let mut header = Header::template(fields.protocol, fields.source, fields.destination, fields.dont_fragment);
+            let total_length = u16::try_from(Header::LEN + len).unwrap();
+            header.complete(fields.tos, total_length, fields.identification, fields.ttl);
+            prop_assert_eq!(Some(header), Header::new(&fields, len));
+        }
+
+        #[test]
         fn setters_keep_the_checksum_right(old in any_fields(), new in any_fields(), len in 20u16.., offset in 0u16..0x1fff) {
             let mut header = Header::new(&old, 0).unwrap();
             let checked = |header: &Header| {

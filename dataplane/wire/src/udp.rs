@@ -61,6 +61,12 @@ impl Header {
         })
     }
 
+    /// Changes the length of header and payload, in bytes. The checksum is left alone.
+    #[inline]
+    pub fn set_length(&mut self, length: u16) {
+        self.length = length.into();
+    }
+
     /// Fills in the checksum for `payload`.
     #[must_use]
     pub fn with_checksum(mut self, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> Self {
