@@ -43,17 +43,21 @@ impl Limiter {
         // Windows count from 1: the zero of a fresh tally is none.
         let window = now / WINDOW + 1;
         let kind = punt_index(reason);
+        let total = &mut self.kinds[kind];
+        if total.window != window {
+            *total = Tally { window, count: 0 };
+        }
+        // The usual end under load, and it costs one look.
+        if total.count >= TOTAL {
+            return false;
+        }
         let slot = &mut self.slots[slot_of(kind, key)];
         if (usize::from(slot.kind), slot.key) != (kind, key) || slot.tally.window != window {
             #[allow(clippy::cast_possible_truncation, reason = "there are few kinds")]
             let kind = kind as u8;
             *slot = Slot { kind, key, tally: Tally { window, count: 0 } };
         }
-        let total = &mut self.kinds[kind];
-        if total.window != window {
-            *total = Tally { window, count: 0 };
-        }
-        if slot.tally.count >= per_key(reason) || total.count >= TOTAL {
+        if slot.tally.count >= per_key(reason) {
             return false;
         }
         slot.tally.count += 1;

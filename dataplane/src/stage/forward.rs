@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 
-use dmvpn_tables::{Adjacency, PeerId, PuntReason, Snapshot};
+use arrayvec::ArrayVec;
+use dmvpn_tables::{Adjacency, AdjacencyId, PeerId, PuntReason, Snapshot, TunnelId};
 use dmvpn_wire::{View, ipv4};
 
 use crate::counters::DropReason;
-use crate::frame::{Buffer, Meta, Pool};
+use crate::frame::{Buffer, FRAME_SIZE, Meta, Pool};
 use crate::stage::{Context, Frames};
 
 /// What becomes of an IPv4 packet.
@@ -28,8 +29,9 @@ const HEAD: usize = 64;
 
 /// Looks up all packets of the batch.
 pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffer>) {
-    for mut packet in frames.forward.drain(..) {
-        match route(cx, &mut packet) {
+    let ways = look_up(cx.snapshot, &frames.forward);
+    for (mut packet, way) in frames.forward.drain(..).zip(ways) {
+        match route(cx, way, &mut packet) {
             Next::Encrypt => frames.encrypt.push(packet),
             Next::Egress => frames.egress.push(packet),
             Next::Punt(reason) => cx.punter.punt(reason, packet),
@@ -42,24 +44,56 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffe
     }
 }
 
-fn route<P: Pool>(cx: &mut Context<'_, P>, packet: &mut P::Buffer) -> Next {
-    let meta = *packet.meta();
+/// Where the destinations of a batch lead. What a step reads, and what later stages will, is asked for from all of them
+/// before it is read from the first.
+fn look_up<B: Buffer>(snapshot: &Snapshot, packets: &[B]) -> ArrayVec<Adjacency, FRAME_SIZE> {
+    let destination = |packet: &B| {
+        ipv4::Header::view(packet.bytes()).map_or(Ipv4Addr::UNSPECIFIED, |(header, _)| header.destination())
+    };
+    let destinations: ArrayVec<_, FRAME_SIZE> = packets.iter().map(destination).collect();
+    let mut found = [None; FRAME_SIZE];
+    snapshot.fib.lookup_batch(&destinations, &mut found);
+    let found = found.iter().take(packets.len());
+    for id in found.clone().flatten() {
+        snapshot.adjacencies.prefetch(id.0 as usize);
+    }
+    let ways: ArrayVec<_, FRAME_SIZE> = found.map(|id| adjacency(snapshot, *id)).collect();
+    for way in &ways {
+        match way.peer() {
+            Some(peer) => snapshot.prefetch_peer_slot(peer),
+            None => {
+                if let Adjacency::Neighbor(neighbor) = way {
+                    snapshot.neighbors.prefetch(neighbor.0 as usize);
+                }
+            }
+        }
+    }
+    for (packet, way) in packets.iter().zip(&ways) {
+        if packet.meta().has(Meta::FROM_TUNNEL)
+            && let Some(peer) = way.peer()
+        {
+            snapshot.prefetch_peer(peer);
+        }
+    }
+    ways
+}
+
+fn route<P: Pool>(cx: &mut Context<'_, P>, way: Adjacency, packet: &mut P::Buffer) -> Next {
     let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
         return Next::Drop(DropReason::Ipv4Header);
     };
-    let header = *header;
     let destination = header.destination();
     if destination.is_multicast() {
-        return multicast(&meta);
+        return multicast(packet.meta());
     }
     if destination.is_broadcast() {
         return Next::Drop(DropReason::NotForwarded);
     }
-    if from_underlay(cx.snapshot, &meta) && is_in_protected_tunnel(cx.snapshot, header.source()) {
+    if from_underlay(cx.snapshot, packet.meta()) && is_in_protected_tunnel(cx.snapshot, header.source()) {
         return Next::Drop(DropReason::SourceInTunnel);
     }
-    let (peer, resolving) = match adjacency(cx.snapshot, header.destination()) {
-        Adjacency::Local => return Next::Punt(PuntReason::Local { tunnel: meta.arrived_by() }),
+    let (peer, resolving) = match way {
+        Adjacency::Local => return Next::Punt(PuntReason::Local { tunnel: packet.meta().arrived_by() }),
         Adjacency::Unreachable => return Next::PuntLimited(PuntReason::Unreachable, DropReason::Unreachable),
         Adjacency::Neighbor(neighbor) => {
             if !hop(packet) {
@@ -86,31 +120,34 @@ fn route<P: Pool>(cx: &mut Context<'_, P>, packet: &mut P::Buffer) -> Next {
     };
 
     // Back to who sent it: both of us think that the other knows better. It would go to and fro until its TTL ends.
-    if resolving.is_some() && came_from(cx.snapshot, &meta, peer) {
+    if resolving.is_some() && came_from(cx.snapshot, packet.meta(), peer) {
         return Next::PuntLimited(PuntReason::Unreachable, DropReason::Unreachable);
     }
-    if header.ttl() <= 1 && !meta.has(Meta::OWN) {
+    if header.ttl() <= 1 && !packet.meta().has(Meta::OWN) {
         return ttl_exceeded();
     }
     // What is reported is the packet as it arrived.
-    let head_len = packet.len().min(header.header_len() + HEAD);
-    let head = packet.bytes().get(..head_len).unwrap_or_default();
-    match resolving {
-        Some(tunnel) => {
-            cx.report(PuntReason::Unresolved { tunnel, held: false }, destination.to_bits(), head);
-        }
-        None => {
-            if let Some(reason) = redirect(cx.snapshot, &meta, peer) {
-                // One for each sender and destination.
-                let key = destination.to_bits() ^ meta.outer_source.rotate_left(16);
-                cx.report(reason, key, head);
-            }
-        }
-    }
+    report(cx, resolving, peer, packet);
     // Cannot fail after the check above.
     let _ = hop(packet);
     to_peer(packet.meta_mut(), peer);
     Next::Encrypt
+}
+
+/// Tells the control thread of a packet that would have a better way than by `peer`.
+fn report<P: Pool>(cx: &mut Context<'_, P>, resolving: Option<TunnelId>, peer: PeerId, packet: &P::Buffer) {
+    let (reason, sender) = match resolving {
+        Some(tunnel) => (PuntReason::Unresolved { tunnel, held: false }, 0),
+        None => match redirect(cx.snapshot, packet.meta(), peer) {
+            // One for each sender and destination.
+            Some(reason) => (reason, packet.meta().outer_source.rotate_left(16)),
+            None => return,
+        },
+    };
+    let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else { return };
+    let len = packet.len().min(header.header_len() + HEAD);
+    let head = packet.bytes().get(..len).unwrap_or_default();
+    cx.report(reason, header.destination().to_bits() ^ sender, head);
 }
 
 /// Whether a packet came in the clear by a port that protected tunnels run over.
@@ -121,7 +158,7 @@ fn from_underlay(snapshot: &Snapshot, meta: &Meta) -> bool {
 
 /// Whether an address is reached by a protected tunnel: then it has no business anywhere else.
 fn is_in_protected_tunnel(snapshot: &Snapshot, address: Ipv4Addr) -> bool {
-    let tunnel = match adjacency(snapshot, address) {
+    let tunnel = match adjacency(snapshot, snapshot.fib.lookup(address)) {
         Adjacency::Tunnel(peer) => snapshot.peer(peer).map(|peer| peer.tunnel()),
         Adjacency::Resolving { tunnel, .. } => Some(tunnel),
         _ => None,
@@ -129,8 +166,7 @@ fn is_in_protected_tunnel(snapshot: &Snapshot, address: Ipv4Addr) -> bool {
     tunnel.and_then(|id| snapshot.tunnels.get(usize::from(id.0))).is_some_and(|tunnel| tunnel.protected)
 }
 
-fn adjacency(snapshot: &Snapshot, address: Ipv4Addr) -> Adjacency {
-    let found = snapshot.fib.lookup(address);
+fn adjacency(snapshot: &Snapshot, found: Option<AdjacencyId>) -> Adjacency {
     found.and_then(|id| snapshot.adjacencies.get(id.0 as usize)).copied().unwrap_or_default()
 }
 

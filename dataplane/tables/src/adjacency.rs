@@ -31,6 +31,18 @@ pub enum Adjacency {
     },
 }
 
+impl Adjacency {
+    /// The peer that packets go to, if they go through a tunnel.
+    #[inline]
+    pub fn peer(&self) -> Option<PeerId> {
+        match *self {
+            Self::Tunnel(peer) => Some(peer),
+            Self::Resolving { via, .. } => via,
+            _ => None,
+        }
+    }
+}
+
 /// A station on a port's link: what the egress stage writes in front of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Neighbor {

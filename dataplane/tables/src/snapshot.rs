@@ -55,10 +55,10 @@ impl Snapshot {
         (entry.sa.spi() == spi).then_some(entry)
     }
 
-    /// Asks for the cache line that leads to the SA of an SPI, ahead of [`prefetch_inbound`](Self::prefetch_inbound).
+    /// Asks for what leads to the inbound SA of an SPI, ahead of [`prefetch_inbound`](Self::prefetch_inbound).
     #[inline]
     pub fn prefetch_inbound_slot(&self, spi: u32) {
-        prefetch_slot(&self.inbound, (spi & INDEX_MASK) as usize);
+        self.inbound.prefetch((spi & INDEX_MASK) as usize);
     }
 
     /// Asks for what is known of the inbound SA of an SPI, ahead of [`inbound_sa`](Self::inbound_sa).
@@ -67,10 +67,10 @@ impl Snapshot {
         prefetch_entry(&self.inbound, (spi & INDEX_MASK) as usize);
     }
 
-    /// Asks for the cache line that leads to a peer, ahead of [`prefetch_peer`](Self::prefetch_peer).
+    /// Asks for what leads to a peer, ahead of [`prefetch_peer`](Self::prefetch_peer).
     #[inline]
     pub fn prefetch_peer_slot(&self, id: crate::PeerId) {
-        prefetch_slot(&self.peers, id.index());
+        self.peers.prefetch(id.index());
     }
 
     /// Asks for a peer, ahead of [`peer`](Self::peer).
@@ -83,13 +83,6 @@ impl Snapshot {
     #[inline]
     pub fn peer(&self, id: crate::PeerId) -> Option<&Arc<Peer>> {
         self.peers.get(id.index())?.as_ref().filter(|peer| peer.id() == id)
-    }
-}
-
-#[inline]
-fn prefetch_slot<T: Clone + Default>(table: &Paged<T>, index: usize) {
-    if let Some(slot) = table.get(index) {
-        prefetch(slot, 1);
     }
 }
 
