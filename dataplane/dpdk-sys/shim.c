@@ -68,13 +68,7 @@ int shim_link_is_up(uint16_t port)
 
 uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count)
 {
-	uint16_t received = rte_eth_rx_burst(port, queue, packets, count);
-
-	for (uint16_t i = 0; i < received; i++) {
-		rte_prefetch0(rte_pktmbuf_mtod(packets[i], void *));
-		rte_prefetch0(rte_mbuf_to_priv(packets[i]));
-	}
-	return received;
+	return rte_eth_rx_burst(port, queue, packets, count);
 }
 
 uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count)

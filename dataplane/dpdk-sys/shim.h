@@ -13,7 +13,6 @@
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
-#include <rte_prefetch.h>
 #include <rte_version.h>
 
 /* Where the fields are that the Rust side reads and writes. Releases move them between anonymous
@@ -57,8 +56,6 @@ int shim_configure(uint16_t port, uint16_t queues, uint16_t mtu);
 /* 1 up, 0 down, negative errno. Does not wait for a negotiation to end. */
 int shim_link_is_up(uint16_t port);
 
-/* Prefetches what the first stage touches of each packet: the first line of its data, and its private
- * area. */
 uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);
 
 uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);

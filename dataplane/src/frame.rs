@@ -1,5 +1,7 @@
 //! Batches of packets and what is known of each.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 use dmvpn_tables::{PeerId, TunnelId};
 use zerocopy::FromBytes;
@@ -51,6 +53,12 @@ pub trait Buffer: Sized + Send {
     /// Cuts `n` bytes off the back, or all if there are fewer.
     fn trim_back(&mut self, n: usize);
 
+    /// Cuts the packet down to these of its bytes, or as many of them as there are.
+    fn crop(&mut self, bytes: Range<usize>) {
+        self.trim_back(self.len().saturating_sub(bytes.end));
+        self.trim_front(bytes.start);
+    }
+
     /// What the stages know of the packet.
     fn meta(&self) -> &Meta;
 
@@ -93,6 +101,8 @@ pub struct Meta {
     pub(crate) to_peer: u32,
     /// The neighbor it goes to.
     pub(crate) neighbor: u32,
+    /// SPI of an ESP packet that came in.
+    pub(crate) spi: u32,
     /// The port it came in by, or is to leave by with [`Meta::FRAMED`].
     pub(crate) port: u16,
     /// The tunnel it came in by, with [`Meta::FROM_TUNNEL`]; or that it is replicated to.

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use dmvpn_esp::prefetch;
 use dmvpn_tables::PortId;
 
 use crate::counters::{Counters, DropReason};
 use crate::frame::{Buffer, Entry, Frame, Meta};
 use crate::link::Link;
+
+/// Bytes of a packet that the stages look at: all headers, also of what ESP protects.
+const HEAD: usize = 128;
 
 /// This worker's queues of all ports, by number, and what waits to be sent on each.
 pub(crate) struct Ports<L: Link> {
@@ -68,6 +72,12 @@ impl<L: Link> Queue<L> {
         let received = frame.get_mut(old..).unwrap_or_default();
         if received.is_empty() {
             return;
+        }
+        for packet in &*received {
+            prefetch(packet.meta(), 1);
+            if let Some(first) = packet.bytes().first() {
+                prefetch(first, HEAD);
+            }
         }
         let mut bytes = 0;
         for packet in &mut *received {

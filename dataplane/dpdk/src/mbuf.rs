@@ -1,6 +1,7 @@
 //! Packet buffers.
 
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::slice;
 
@@ -123,6 +124,13 @@ impl Buffer for Mbuf {
     fn trim_back(&mut self, n: usize) {
         let cut = u16::try_from(n).unwrap_or(u16::MAX).min(self.data_len());
         self.set_extent(self.data_off(), self.data_len() - cut);
+    }
+
+    fn crop(&mut self, bytes: Range<usize>) {
+        let len = self.data_len();
+        let end = u16::try_from(bytes.end).unwrap_or(u16::MAX).min(len);
+        let start = u16::try_from(bytes.start).unwrap_or(u16::MAX).min(end);
+        self.set_extent(self.data_off() + start, end - start);
     }
 
     fn meta(&self) -> &Meta {

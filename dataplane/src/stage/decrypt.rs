@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use arrayvec::ArrayVec;
 use dmvpn_esp::{self as esp, OpenError, OpenJob, Opened};
-use dmvpn_tables::{Inbound, Mode, PuntReason};
+use dmvpn_tables::{Inbound, Mode, PuntReason, Snapshot};
 use dmvpn_wire::{IpProtocol, View, esp::Header as EspHeader, ipv4, udp};
 
 use crate::counters::DropReason;
@@ -25,6 +25,7 @@ enum Found<'a> {
 
 /// Opens all packets of the batch that this worker owns the SAs of, and hands over the others.
 pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffer>) {
+    prefetch(cx.snapshot, &frames.decrypt);
     let mut batch = Frame::new();
     let mut sas = ArrayVec::<&Inbound, FRAME_SIZE>::new();
     for packet in frames.decrypt.drain(..) {
@@ -37,14 +38,14 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffe
             Found::Drop(reason) => cx.count_drop(reason),
         }
     }
-
     // The others can begin with theirs.
     cx.handoff.send(cx.counters);
 
-    let results = open(&mut batch, &sas);
-    for ((mut packet, inbound), result) in batch.into_iter().zip(sas).zip(results) {
-        let next = match result {
-            Ok(opened) => finish(cx, inbound, opened, &mut packet),
+    let mut contents = ArrayVec::new();
+    open(&mut batch, &sas, &mut contents);
+    for ((mut packet, inbound), content) in batch.drain(..).zip(sas.drain(..)).zip(contents.drain(..)) {
+        let next = match content {
+            Ok(content) => finish(cx, inbound, content, &mut packet),
             Err(error) => Next::Drop(drop_reason(error)),
         };
         match next {
@@ -55,15 +56,27 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffe
     }
 }
 
+/// SAs lie scattered in memory: what leads from an SPI to the next thing is asked for from all packets before it is read
+/// from the first.
+fn prefetch<B: Buffer>(snapshot: &Snapshot, packets: &[B]) {
+    // Once more, for those that came from other workers; ingress has asked for the others.
+    for packet in packets {
+        snapshot.prefetch_inbound_slot(packet.meta().spi);
+    }
+    for packet in packets {
+        snapshot.prefetch_inbound(packet.meta().spi);
+    }
+    for packet in packets {
+        snapshot.prefetch_inbound_sa(packet.meta().spi);
+    }
+}
+
 fn find<'a, P: Pool>(cx: &mut Context<'a, P>, packet: &P::Buffer) -> Found<'a> {
-    let (bytes, offset) = (packet.bytes(), usize::from(packet.meta().esp_offset));
+    let (bytes, spi) = (packet.bytes(), packet.meta().spi);
     let Ok((header, _)) = ipv4::Header::view(bytes) else { return Found::Drop(DropReason::EspLength) };
-    let Ok((esp, _)) = EspHeader::view(bytes.get(offset..).unwrap_or_default()) else {
-        return Found::Drop(DropReason::EspLength);
-    };
-    let Some(inbound) = cx.snapshot.inbound_sa(esp.spi()) else {
+    let Some(inbound) = cx.snapshot.inbound_sa(spi) else {
         let head = &bytes[..bytes.len().min(header.header_len() + EspHeader::LEN)];
-        cx.report(PuntReason::UnknownSpi { spi: esp.spi() }, header.source().to_bits(), head);
+        cx.report(PuntReason::UnknownSpi { spi }, header.source().to_bits(), head);
         return Found::Drop(DropReason::UnknownSpi);
     };
     // The SA was negotiated for one encapsulation. A NAT in between would have broken the other one.
@@ -76,21 +89,32 @@ fn find<'a, P: Pool>(cx: &mut Context<'a, P>, packet: &P::Buffer) -> Found<'a> {
     }
 }
 
-/// Runs a batch through ESP, in place; what became of each packet.
+/// What ESP protected.
+struct Content {
+    /// Bytes of the packet.
+    start: u16,
+    end: u16,
+    protocol: u8,
+}
+
+/// Runs a batch through ESP, in place; what was in each packet.
 fn open<B: Buffer>(
     batch: &mut Frame<B>,
     sas: &[&Inbound],
-) -> ArrayVec<Result<Opened, OpenError>, FRAME_SIZE> {
-    let mut jobs: ArrayVec<OpenJob<'_>, FRAME_SIZE> = batch
-        .iter_mut()
-        .zip(sas)
-        .map(|(packet, inbound)| {
-            let offset = usize::from(packet.meta().esp_offset);
-            OpenJob::new(&inbound.sa, packet.bytes_mut().get_mut(offset..).unwrap_or_default())
-        })
-        .collect();
+    contents: &mut ArrayVec<Result<Content, OpenError>, FRAME_SIZE>,
+) {
+    let mut jobs = ArrayVec::<OpenJob<'_>, FRAME_SIZE>::new();
+    for (packet, inbound) in batch.iter_mut().zip(sas) {
+        let offset = usize::from(packet.meta().esp_offset);
+        jobs.push(OpenJob::new(&inbound.sa, packet.bytes_mut().get_mut(offset..).unwrap_or_default()));
+    }
     esp::open(&mut jobs);
-    jobs.iter().map(OpenJob::result).collect()
+    contents.extend(jobs.iter().map(|job| {
+        let Opened { offset, len, next_header } = job.result()?;
+        // The packet is no longer than IPv4 can be.
+        let short = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
+        Ok(Content { start: short(offset), end: short(offset + len), protocol: next_header })
+    }));
 }
 
 fn drop_reason(error: OpenError) -> DropReason {
@@ -106,10 +130,10 @@ fn drop_reason(error: OpenError) -> DropReason {
 fn finish<P: Pool>(
     cx: &mut Context<'_, P>,
     inbound: &Inbound,
-    opened: Opened,
+    content: Content,
     packet: &mut P::Buffer,
 ) -> Next {
-    if opened.is_dummy() {
+    if content.protocol == esp::DUMMY {
         return Next::Drop(DropReason::EspDummy);
     }
     let offset = usize::from(packet.meta().esp_offset);
@@ -119,13 +143,11 @@ fn finish<P: Pool>(
     let mut outer = Outer { source: header.source(), ecn: header.ecn(), peer: Some(inbound.peer) };
     report_move(cx, inbound, &outer, offset, packet);
 
-    let behind = packet.len().saturating_sub(offset + opened.offset + opened.len);
-    packet.trim_back(behind);
-    packet.trim_front(offset + opened.offset);
+    let mut inside = offset + usize::from(content.start)..offset + usize::from(content.end);
     match inbound.mode {
-        Mode::Transport if opened.next_header == IpProtocol::GRE.0 => {}
-        Mode::Tunnel { source, destination } if opened.next_header == IpProtocol::IPV4.0 => {
-            let Ok(ip) = ipv4::Packet::parse(packet.bytes()) else {
+        Mode::Transport if content.protocol == IpProtocol::GRE.0 => {}
+        Mode::Tunnel { source, destination } if content.protocol == IpProtocol::IPV4.0 => {
+            let Some(Ok(ip)) = packet.bytes().get(inside.clone()).map(ipv4::Packet::parse) else {
                 return Next::Drop(DropReason::EspInnerHeader);
             };
             let header = ip.header;
@@ -142,15 +164,12 @@ fn finish<P: Pool>(
             };
             outer.ecn = ecn;
             // More may follow, to hide the length (RFC 4303 section 2.7).
-            let (header_len, behind) =
-                (header.header_len(), packet.len() - usize::from(header.total_length()));
-            packet.trim_back(behind);
-            packet.trim_front(header_len);
+            inside = inside.start + header.header_len()..inside.start + usize::from(header.total_length());
         }
         _ => return Next::Drop(DropReason::EspNextHeader),
     }
     match cx.snapshot.tunnels.get(usize::from(inbound.tunnel.0)) {
-        Some(tunnel) => gre::pop(cx.snapshot, tunnel, &outer, packet),
+        Some(tunnel) => gre::pop(cx.snapshot, tunnel, &outer, packet, inside),
         None => Next::Drop(DropReason::NoTunnel),
     }
 }

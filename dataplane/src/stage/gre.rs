@@ -1,6 +1,7 @@
 //! Out of the tunnel: the GRE header comes off, whether ESP was around it or not.
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use dmvpn_tables::{PeerId, PuntReason, Snapshot, Tunnel};
 use dmvpn_wire::{EtherType, View, gre, ipv4};
@@ -29,39 +30,55 @@ pub(crate) struct Outer {
     pub(crate) peer: Option<PeerId>,
 }
 
-/// Takes the GRE header off `packet`, which is exactly one GRE packet that came by `tunnel`.
-pub(crate) fn pop<B: Buffer>(snapshot: &Snapshot, tunnel: &Tunnel, outer: &Outer, packet: &mut B) -> Next {
-    let Ok(header) = gre::Packet::parse(packet.bytes()) else {
+/// Takes the GRE header off, and whatever is around it. `content` says which bytes of `packet` are the GRE packet; it came
+/// by `tunnel`.
+pub(crate) fn pop<B: Buffer>(
+    snapshot: &Snapshot,
+    tunnel: &Tunnel,
+    outer: &Outer,
+    packet: &mut B,
+    content: Range<usize>,
+) -> Next {
+    let end = content.end;
+    let Some(Ok(header)) = packet.bytes().get(content).map(gre::Packet::parse) else {
         return Next::Drop(DropReason::GreHeader);
     };
     if header.key != tunnel.key {
         return Next::Drop(DropReason::GreKey);
     }
-    let (protocol, header_len) = (header.protocol, packet.len() - header.payload.len());
-    packet.trim_front(header_len);
-    match protocol {
-        EtherType::IPV4 => inner(snapshot, tunnel, outer, packet),
+    let payload = end - header.payload.len()..end;
+    match header.protocol {
+        EtherType::IPV4 => inner(snapshot, tunnel, outer, packet, payload),
         EtherType::NHRP => {
+            packet.crop(payload);
             Next::Punt(PuntReason::Nhrp { tunnel: tunnel.id, peer: outer.peer, source: outer.source })
         }
         _ => Next::Drop(DropReason::GreProtocol),
     }
 }
 
-fn inner<B: Buffer>(snapshot: &Snapshot, tunnel: &Tunnel, outer: &Outer, packet: &mut B) -> Next {
-    let Ok(ip) = ipv4::Packet::parse(packet.bytes()) else {
+fn inner<B: Buffer>(
+    snapshot: &Snapshot,
+    tunnel: &Tunnel,
+    outer: &Outer,
+    packet: &mut B,
+    content: Range<usize>,
+) -> Next {
+    let start = content.start;
+    let Some(Ok(ip)) = packet.bytes().get(content).map(ipv4::Packet::parse) else {
         return Next::Drop(DropReason::Ipv4Header);
     };
-    let header = *ip.header;
-    let padding = packet.len() - usize::from(header.total_length());
-    packet.trim_back(padding);
-    if let Some(reason) = check::addresses(snapshot, &header) {
+    if let Some(reason) = check::addresses(snapshot, ip.header) {
         return Next::Drop(reason);
     }
-    let Some(ecn) = ecn_inside(header.ecn(), outer.ecn) else {
+    let inside = ip.header.ecn();
+    let Some(ecn) = ecn_inside(inside, outer.ecn) else {
         return Next::Drop(DropReason::EcnCongestion);
     };
-    if ecn != header.ecn()
+    // What is behind the packet is padding.
+    let total_length = usize::from(ip.header.total_length());
+    packet.crop(start..start + total_length);
+    if ecn != inside
         && let Ok((header, _)) = ipv4::Header::view_mut(packet.bytes_mut())
     {
         header.set_tos(header.tos() & !3 | ecn);

@@ -1,6 +1,7 @@
 //! Ingress: what came in, checked and sorted.
 
 use dmvpn_tables::{PortId, PuntReason, Snapshot};
+use dmvpn_wire::esp::Header as EspHeader;
 use dmvpn_wire::udp::{self, Encapsulated};
 use dmvpn_wire::{EtherType, IpProtocol, View, eth, ipv4};
 
@@ -67,15 +68,12 @@ fn classify<B: Buffer>(snapshot: &Snapshot, packet: &mut B) -> Next {
         EtherType::VLAN | EtherType::SERVICE_VLAN => return Next::Drop(DropReason::Vlan),
         _ => return Next::Drop(DropReason::EtherType),
     }
-    packet.trim_front(eth::Header::LEN);
-
-    let Ok(ip) = ipv4::Packet::parse(packet.bytes()) else {
+    let Ok(ip) = ipv4::Packet::parse(packet.bytes().get(eth::Header::LEN..).unwrap_or_default()) else {
         return Next::Drop(DropReason::Ipv4Header);
     };
     let header = *ip.header;
     // Short packets are padded to the least Ethernet frame.
-    let padding = packet.len() - usize::from(header.total_length());
-    packet.trim_back(padding);
+    packet.crop(eth::Header::LEN..eth::Header::LEN + usize::from(header.total_length()));
     if let Some(reason) = check::addresses(snapshot, &header) {
         return Next::Drop(reason);
     }
@@ -113,19 +111,25 @@ fn to_underlay<B: Buffer>(snapshot: &Snapshot, header: &ipv4::Header, packet: &m
     }
     let header_len = header.header_len();
     match header.protocol() {
-        IpProtocol::UDP => udp(header_len, packet),
+        IpProtocol::UDP => udp(snapshot, header_len, packet),
         IpProtocol::GRE => clear_gre(snapshot, header, packet),
-        _ => esp(header_len, packet),
+        _ => esp(snapshot, header_len, packet),
     }
 }
 
-fn esp<B: Buffer>(offset: usize, packet: &mut B) -> Next {
-    let Ok(offset) = u16::try_from(offset) else { return Next::Drop(DropReason::EspLength) };
-    packet.meta_mut().esp_offset = offset;
+fn esp<B: Buffer>(snapshot: &Snapshot, offset: usize, packet: &mut B) -> Next {
+    let header = packet.bytes().get(offset..).and_then(|bytes| EspHeader::view(bytes).ok());
+    let (Some((header, _)), Ok(offset)) = (header, u16::try_from(offset)) else {
+        return Next::Drop(DropReason::EspLength);
+    };
+    let spi = header.spi();
+    snapshot.prefetch_inbound_slot(spi);
+    let meta = packet.meta_mut();
+    (meta.spi, meta.esp_offset) = (spi, offset);
     Next::Decrypt
 }
 
-fn udp<B: Buffer>(header_len: usize, packet: &mut B) -> Next {
+fn udp<B: Buffer>(snapshot: &Snapshot, header_len: usize, packet: &mut B) -> Next {
     let payload = packet.bytes().get(header_len..).unwrap_or_default();
     let Ok((header, data)) = udp::Header::parse(payload) else {
         return Next::Drop(DropReason::UdpLength);
@@ -138,7 +142,7 @@ fn udp<B: Buffer>(header_len: usize, packet: &mut B) -> Next {
             Ok(Encapsulated::Esp(_)) => {
                 let surplus = payload.len() - usize::from(header.length());
                 packet.trim_back(surplus);
-                esp(header_len + udp::Header::LEN, packet)
+                esp(snapshot, header_len + udp::Header::LEN, packet)
             }
             Err(_) => Next::Drop(DropReason::UdpLength),
         },
@@ -162,9 +166,9 @@ fn clear_gre<B: Buffer>(snapshot: &Snapshot, header: &ipv4::Header, packet: &mut
         }
     }
     let Some(tunnel) = tunnel else { return Next::Drop(DropReason::GreNoTunnel) };
-    packet.trim_front(header.header_len());
+    let content = header.header_len()..packet.len();
     let outer = gre::Outer { source: header.source(), ecn: header.ecn(), peer: None };
-    match gre::pop(snapshot, tunnel, &outer, packet) {
+    match gre::pop(snapshot, tunnel, &outer, packet, content) {
         gre::Next::Forward => Next::Forward,
         gre::Next::Punt(reason) => Next::Punt(reason),
         gre::Next::Drop(reason) => Next::Drop(reason),

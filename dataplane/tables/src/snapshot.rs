@@ -61,10 +61,18 @@ impl Snapshot {
         self.inbound.prefetch((spi & INDEX_MASK) as usize);
     }
 
-    /// Asks for what is known of the inbound SA of an SPI, ahead of [`inbound_sa`](Self::inbound_sa).
+    /// Asks for what is known of that SA, ahead of [`prefetch_inbound_sa`](Self::prefetch_inbound_sa).
     #[inline]
     pub fn prefetch_inbound(&self, spi: u32) {
         prefetch_entry(&self.inbound, (spi & INDEX_MASK) as usize);
+    }
+
+    /// Asks for the SA itself, ahead of [`inbound_sa`](Self::inbound_sa).
+    #[inline]
+    pub fn prefetch_inbound_sa(&self, spi: u32) {
+        if let Some(Some(entry)) = self.inbound.get((spi & INDEX_MASK) as usize) {
+            entry.sa.prefetch();
+        }
     }
 
     /// Asks for what leads to a peer, ahead of [`prefetch_peer`](Self::prefetch_peer).
