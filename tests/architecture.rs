@@ -18,7 +18,7 @@ enum May {
 /// together. Nobody else depends on them. `dmvpn-control` and
 /// `dmvpn-dataplane` never see each other: `dmvpn-tables` is what they share. DPDK is known to
 /// `dmvpn-dpdk` alone, so that everything before it builds and is tested without DPDK.
-const LAYERS: [(&str, May); 11] = [
+const LAYERS: [(&str, May); 12] = [
     ("dmvpn-wire", May::Use(&[])),
     ("dmvpn-esp", May::Use(&["dmvpn-wire"])),
     ("dmvpn-tables", May::Use(&["dmvpn-esp", "dmvpn-wire"])),
@@ -32,12 +32,14 @@ const LAYERS: [(&str, May); 11] = [
     ("dpdk-sys", May::Use(&[])),
     // The Ethernet address of a port is a type of `dmvpn-wire`.
     ("dmvpn-dpdk", May::Use(&["dmvpn-dataplane", "dpdk-sys", "dmvpn-wire"])),
+    ("dmvpn-ipsec-mb", May::Use(&[])),
     ("dmvpn", May::UseAll),
     ("dmvpn-perf", May::UseAll),
 ];
 
-/// Packages that talk to C. Everybody else forbids `unsafe`, or denies it but for [`KERNELS`].
-const FOREIGN: [&str; 2] = ["dpdk-sys", "dmvpn-dpdk"];
+/// Packages that talk to C: to DPDK, and to the library that the harness measures the kernels against. Everybody else
+/// forbids `unsafe`, or denies it but for [`KERNELS`].
+const FOREIGN: [&str; 3] = ["dpdk-sys", "dmvpn-dpdk", "dmvpn-ipsec-mb"];
 
 /// The package with vector instructions, and the folder in it where alone they may be.
 const KERNELS: (&str, &str) = ("dmvpn-esp", "src/kernel");

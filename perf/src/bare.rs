@@ -49,7 +49,11 @@ fn open_all(network: &Network, frames: &mut [Mbuf], flows: &[Flow]) -> anyhow::R
     Ok(())
 }
 
-fn seal_all(network: &Network, frames: &mut [Mbuf], flows: &[Flow]) -> anyhow::Result<()> {
+/// Seals what the hub sends, each packet with the SA of the spoke that it is for.
+///
+/// # Errors
+/// A packet was refused.
+pub(crate) fn seal_all(network: &Network, frames: &mut [Mbuf], flows: &[Flow]) -> anyhow::Result<()> {
     let mut jobs = ArrayVec::<SealJob<'_>, FRAME_SIZE>::new();
     for (frame, flow) in frames.iter_mut().zip(flows) {
         let sa = &network.spokes[flow.to.unwrap_or_default() as usize].to_spoke;

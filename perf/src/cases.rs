@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
-use anyhow::Context;
-use clap::{Args, ValueEnum};
+use anyhow::{Context, bail, ensure};
+use clap::{Args, ValueEnum, value_parser};
+use dmvpn_dataplane::frame::FRAME_SIZE;
 use dmvpn_esp::{Kernel, Suite};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::report::Object;
@@ -37,7 +38,7 @@ pub(crate) struct Cases {
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,1000")]
     pub(crate) peers: Vec<u32>,
     /// Time to measure a case for.
-    #[arg(long, value_name = "S", default_value = "2")]
+    #[arg(long, value_name = "S", default_value = "2", value_parser = seconds)]
     pub(crate) seconds: f64,
     /// What every random choice comes from.
     #[arg(long, value_name = "N", default_value = "1")]
@@ -48,9 +49,42 @@ pub(crate) struct Cases {
     /// Use these kernels: the fastest with this text in their description, instead of the fastest of all.
     #[arg(long, value_name = "NAME")]
     pub(crate) kernel: Option<NamedKernel>,
+    /// Packets that a port gives at a time.
+    #[arg(long, value_name = "N", default_value = "32", value_parser = value_parser!(u16).range(1..=FRAME_SIZE as i64))]
+    pub(crate) burst: u16,
+    /// Run every case with one thing changed, too, in turns with the case as it is: suite, size, peers, burst or kernel.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) ab: Option<Change>,
     /// JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What decides the figures of a case.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setup {
+    pub(crate) suite: NamedSuite,
+    pub(crate) direction: Direction,
+    pub(crate) size: Size,
+    pub(crate) peers: u32,
+    pub(crate) kernel: Kernel,
+    pub(crate) burst: usize,
+}
+
+/// One thing that is different in a [`Setup`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    text: String,
+    to: To,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    Suite(NamedSuite),
+    Size(Size),
+    Peers(u32),
+    Burst(usize),
+    Kernel(NamedKernel),
 }
 
 /// A way through the box.
@@ -101,28 +135,102 @@ impl Cases {
         self.cpu.or_else(last).context("no CPU known: say --cpu")
     }
 
+    /// Every combination of what was given.
+    pub(crate) fn setups(&self) -> Vec<Setup> {
+        let (kernel, burst) = (self.kernel(), self.burst.into());
+        let mut setups = Vec::new();
+        for &suite in &self.suites {
+            for &peers in &self.peers {
+                for &direction in &self.directions {
+                    for &size in &self.sizes {
+                        setups.push(Setup { suite, direction, size, peers, kernel, burst });
+                    }
+                }
+            }
+        }
+        setups
+    }
+
+    /// A case as it is, and the same with what `--ab` changes: each with a name, if there are two.
+    pub(crate) fn variants(&self, setup: Setup) -> Vec<(Option<String>, Setup)> {
+        match &self.ab {
+            None => vec![(None, setup)],
+            Some(change) => {
+                vec![(Some("as it is".to_owned()), setup), (Some(change.text.clone()), change.apply(setup))]
+            }
+        }
+    }
+
     /// What all cases have in common, for the report.
     pub(crate) fn settings(&self, cpu: usize) -> Object {
         Object::default()
             .with("seed", self.seed)
             .with("seconds", self.seconds)
             .with("cpu", cpu)
+            .with("burst", self.burst)
             .with("kernel", self.kernel().to_string())
     }
 
-    /// A bar on the terminal that fills as cases are done.
-    pub(crate) fn progress(&self) -> ProgressBar {
-        let cases = self.suites.len() * self.directions.len() * self.sizes.len() * self.peers.len();
-        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}");
-        let bar = ProgressBar::new(cases as u64);
-        style.into_iter().for_each(|style| bar.set_style(style));
-        bar
+    /// Time to measure a case for.
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
     }
 
     /// The kernels to use.
-    pub(crate) fn kernel(&self) -> Kernel {
+    fn kernel(&self) -> Kernel {
         self.kernel.map_or_else(Kernel::best, |kernel| kernel.0)
     }
+}
+
+impl Setup {
+    /// Which case it is, in a report.
+    pub(crate) fn identity(&self) -> Object {
+        Object::default()
+            .with("suite", self.suite.name())
+            .with("direction", self.direction.name())
+            .with("size", self.size.value())
+            .with("peers", self.peers)
+    }
+}
+
+impl Change {
+    fn apply(&self, mut setup: Setup) -> Setup {
+        match self.to {
+            To::Suite(suite) => setup.suite = suite,
+            To::Size(size) => setup.size = size,
+            To::Peers(peers) => setup.peers = peers,
+            To::Burst(burst) => setup.burst = burst,
+            To::Kernel(kernel) => setup.kernel = kernel.0,
+        }
+        setup
+    }
+}
+
+impl FromStr for Change {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, value) = text.split_once('=').context("not NAME=VALUE")?;
+        let to = match name {
+            "suite" => To::Suite(value.parse()?),
+            "size" => To::Size(value.parse().map_err(anyhow::Error::msg)?),
+            "peers" => To::Peers(value.parse()?),
+            "burst" => To::Burst(value.parse()?),
+            "kernel" => To::Kernel(value.parse()?),
+            _ => bail!("none of suite, size, peers, burst and kernel"),
+        };
+        ensure!(
+            !matches!(to, To::Burst(burst) if !(1..=FRAME_SIZE).contains(&burst)),
+            "a burst is 1 to {FRAME_SIZE}"
+        );
+        Ok(Self { text: text.to_owned(), to })
+    }
+}
+
+fn seconds(text: &str) -> anyhow::Result<f64> {
+    let seconds: f64 = text.parse()?;
+    ensure!((0.0..=1e6).contains(&seconds), "from 0 to a million");
+    Ok(seconds)
 }
 
 impl Direction {
@@ -243,5 +351,26 @@ mod tests {
         assert!(["27", "1501", "mix", ""].iter().all(|text| text.parse::<Size>().is_err()));
         assert!("PORTABLE".parse::<NamedKernel>().is_ok());
         assert!("abacus".parse::<NamedKernel>().is_err());
+    }
+
+    #[test]
+    fn a_change_is_of_one_thing() {
+        let setup = Setup {
+            suite: "null".parse().unwrap(),
+            direction: Direction::Encap,
+            size: Size::Imix,
+            peers: 7,
+            kernel: Kernel::best(),
+            burst: 32,
+        };
+        let applied = |text: &str| text.parse::<Change>().unwrap().apply(setup);
+        assert_eq!((applied("peers=9").peers, applied("peers=9").burst), (9, 32));
+        assert_eq!((applied("burst=64").peers, applied("burst=64").burst), (7, 64));
+        assert_eq!(applied("size=64").size, Size::Bytes(64));
+        assert_eq!(applied("suite=aes128gcm").suite.name(), "aes128gcm");
+        assert_eq!(applied("kernel=portable").suite.name(), "null");
+        for text in ["peers", "peers=x", "burst=0", "burst=65", "colour=red"] {
+            assert!(text.parse::<Change>().is_err(), "{text}");
+        }
     }
 }

@@ -6,10 +6,13 @@
 mod bare;
 mod cases;
 mod compare;
+mod kernel;
+mod library;
 mod machine;
 mod network;
 mod path;
 mod port;
+mod progress;
 mod report;
 mod rig;
 mod stats;
@@ -29,12 +32,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Kernel(kernel::Arguments),
     Path(path::Arguments),
     Compare(compare::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Kernel(arguments) => kernel::run(&arguments),
         Command::Path(arguments) => path::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
     };

@@ -37,10 +37,11 @@ const OVERLAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const LAN_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 
 /// Hosts on the hub's LAN.
-pub(crate) const HOSTS: u32 = 16;
+pub(crate) const HOSTS: u8 = 16;
 /// MTU of the underlay: so large that the tunnel takes a whole packet of a LAN.
 pub(crate) const WAN_MTU: u16 = 1600;
-const LAN_MTU: u16 = LARGEST as u16;
+const LAN_MTU: u16 = 1500;
+const _: () = assert!(LAN_MTU as usize == LARGEST);
 
 /// More do not fit into the addresses that we give them.
 const MOST_SPOKES: u32 = 1 << 20;
@@ -66,7 +67,7 @@ pub(crate) struct Spoke {
 
 /// Which of the two SAs of a spoke.
 #[derive(Clone, Copy)]
-enum Way {
+pub(crate) enum Way {
     ToSpoke,
     ToHub,
 }
@@ -80,7 +81,7 @@ impl Network {
         ensure!((1..=MOST_SPOKES).contains(&spokes), "from 1 to {MOST_SPOKES} peers");
         let mut network =
             Self { snapshot: hub()?, spokes: Vec::with_capacity(spokes as usize), suite, kernel, seed };
-        let generation = seed as u32;
+        let generation = ChaCha8Rng::seed_from_u64(seed).next_u32();
         let (mut peers, mut spis) =
             (HandlePool::new(spokes, generation), HandlePool::new(spokes, !generation));
         for number in 0..spokes {
@@ -95,9 +96,9 @@ impl Network {
     ///
     /// # Errors
     /// There is no such spoke.
-    pub(crate) fn receiver(&self, spoke: usize) -> anyhow::Result<InboundSa> {
-        let spi = self.spokes.get(spoke).context("no such spoke")?.to_spoke.spi();
-        let keys = self.keys(spoke as u32, Way::ToSpoke)?;
+    pub(crate) fn receiver(&self, spoke: u32) -> anyhow::Result<InboundSa> {
+        let spi = self.spokes.get(spoke as usize).context("no such spoke")?.to_spoke.spi();
+        let keys = self.keys(spoke, Way::ToSpoke)?;
         Ok(InboundSa::for_kernel(self.kernel, spi, &keys, WindowSize::default()))
     }
 
@@ -141,13 +142,17 @@ impl Network {
         Ok(())
     }
 
-    /// The keys of an SA, which come from the seed: the same whenever they are asked for.
     fn keys(&self, spoke: u32, way: Way) -> anyhow::Result<KeyMaterial> {
+        Ok(KeyMaterial::from_keymat(self.suite, &self.keymat(spoke, way))?)
+    }
+
+    /// The keys of an SA, which come from the seed: the same whenever they are asked for.
+    pub(crate) fn keymat(&self, spoke: u32, way: Way) -> Vec<u8> {
         let stream = 2 * u64::from(spoke) + way as u64;
         let rng = &mut ChaCha8Rng::seed_from_u64(self.seed.rotate_left(32) ^ stream);
         let mut keymat = vec![0; self.suite.cipher_key_len() + self.suite.integrity_key_len()];
         rng.fill_bytes(&mut keymat);
-        Ok(KeyMaterial::from_keymat(self.suite, &keymat)?)
+        keymat
     }
 }
 
@@ -167,22 +172,22 @@ pub(crate) fn spoke_host(spoke: u32, host: u8) -> Ipv4Addr {
 }
 
 /// A host on the hub's LAN, from 0 to [`HOSTS`].
-pub(crate) fn lan_host(host: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(LAN_ADDRESS.to_bits() + 9 + host)
+pub(crate) fn lan_host(host: u8) -> Ipv4Addr {
+    Ipv4Addr::from_bits(LAN_ADDRESS.to_bits() + 9 + u32::from(host))
 }
 
 /// Ethernet address of a host on the hub's LAN.
-pub(crate) fn lan_host_mac(host: u32) -> MacAddr {
-    MacAddr([2, 0, 0, 0, 2, host as u8])
+pub(crate) fn lan_host_mac(host: u8) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 2, host])
 }
 
 const LOCAL: AdjacencyId = AdjacencyId(0);
 const GLEAN: AdjacencyId = AdjacencyId(1);
 const DEFAULT: AdjacencyId = AdjacencyId(2);
 const FIRST_HOST: u32 = 16;
-const FIRST_SPOKE: u32 = FIRST_HOST + HOSTS;
+const FIRST_SPOKE: u32 = FIRST_HOST + HOSTS as u32;
 /// Neighbors before it are the hosts of the LAN.
-const GATEWAY_ID: NeighborId = NeighborId(HOSTS);
+const GATEWAY_ID: NeighborId = NeighborId(HOSTS as u32);
 
 /// The tables of a hub that no spoke has registered with yet.
 fn hub() -> anyhow::Result<Snapshot> {
@@ -222,9 +227,9 @@ fn hub() -> anyhow::Result<Snapshot> {
     tables.neighbors.set(GATEWAY_ID.0 as usize, Some(gateway));
     for host in 0..HOSTS {
         let neighbor = Neighbor { port: LAN, address: lan_host(host), mac: Some(lan_host_mac(host)) };
-        tables.neighbors.set(host as usize, Some(neighbor));
-        let adjacency = AdjacencyId(FIRST_HOST + host);
-        tables.adjacencies.set(adjacency.0 as usize, Adjacency::Neighbor(NeighborId(host)));
+        tables.neighbors.set(host.into(), Some(neighbor));
+        let adjacency = AdjacencyId(FIRST_HOST + u32::from(host));
+        tables.adjacencies.set(adjacency.0 as usize, Adjacency::Neighbor(NeighborId(host.into())));
         tables.fib.insert(Ipv4Network::new(lan_host(host), 32)?, adjacency);
     }
     Ok(tables)

@@ -1,24 +1,21 @@
 //! `path`: the whole packet path in memory.
 
-use std::time::Duration;
-
 use anyhow::ensure;
 use clap::Args;
-use dmvpn_dataplane::frame::FRAME_SIZE;
 use dmvpn_dataplane::{Buffer, ControlEnd, Counters, Handoff, Stage, Worker};
 use dmvpn_dpdk::{Clock, Mbuf, Mempool};
-use dmvpn_esp::open;
-use dmvpn_esp::{Kernel, OpenJob};
+use dmvpn_esp::{OpenJob, open};
 use dmvpn_tables::Publisher;
 use dmvpn_wire::{View, eth};
 
 use crate::bare;
-use crate::cases::{Cases, Direction, NamedSuite, Size};
+use crate::cases::{Cases, Direction, Setup};
 use crate::network::{Network, WAN_MTU};
 use crate::port::MemoryPort;
+use crate::progress;
 use crate::report::{Case, Object, Report};
 use crate::rig::Rig;
-use crate::stats::{in_turns, median_of_each};
+use crate::stats::{Samples, in_turns, median_of_each};
 use crate::traffic::{ESP, Flow, GRE, Traffic, seal_at_spokes};
 
 /// The whole five-stage worker path in memory on one core, from the packets that a port has received to the packets that
@@ -27,9 +24,6 @@ use crate::traffic::{ESP, Flow, GRE, Traffic, seal_at_spokes};
 pub(crate) struct Arguments {
     #[command(flatten)]
     cases: Cases,
-    /// Packets that a port gives at a time.
-    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=FRAME_SIZE as i64))]
-    burst: u16,
 }
 
 /// Packets that are prepared, and then timed.
@@ -43,77 +37,50 @@ const BUFFERS: u32 = 4096;
 /// # Errors
 /// The machine does not let us, or a packet was lost or damaged.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let cases = &arguments.cases;
     let rig = Rig::start(Vec::new())?;
-    let cpu = arguments.cases.cpu()?;
+    let cpu = cases.cpu()?;
     let _pinned = rig.pin(cpu)?;
     let pool = Mempool::new(&rig.eal, BUFFERS, WAN_MTU)?;
-    let settings = arguments.cases.settings(cpu).with("burst", arguments.burst);
-    let mut report = Report::new("path", rig.machine(), settings);
-    let progress = arguments.cases.progress();
-    for &suite in &arguments.cases.suites {
-        for &peers in &arguments.cases.peers {
-            for &direction in &arguments.cases.directions {
-                for &size in &arguments.cases.sizes {
-                    let setup = Setup {
-                        suite,
-                        direction,
-                        size,
-                        peers,
-                        kernel: arguments.cases.kernel(),
-                        burst: arguments.burst.into(),
-                    };
-                    progress.set_message(format!("{} {} {size}", suite.name(), direction.name()));
-                    report.push(measure(&rig, &pool, setup, &arguments.cases)?);
-                    progress.inc(1);
-                }
-            }
+    let mut report = Report::new("path", rig.machine(), cases.settings(cpu));
+    let setups = cases.setups();
+    let progress = progress::bar(setups.len() as u64, "path");
+    for setup in setups {
+        for case in measure(&rig, &pool, setup, cases)? {
+            report.push(case);
         }
+        progress.inc(1);
     }
     progress.finish_and_clear();
-    report.print(arguments.cases.json)
+    report.print(cases.json)
 }
 
-/// What decides the figures of a case.
-#[derive(Debug, Clone, Copy)]
-struct Setup {
-    suite: NamedSuite,
-    direction: Direction,
-    size: Size,
-    peers: u32,
-    kernel: Kernel,
-    burst: usize,
-}
-
-fn measure(rig: &Rig, pool: &Mempool, setup: Setup, cases: &Cases) -> anyhow::Result<Case> {
-    let mut bench = Bench::new(rig.clock, pool, setup, cases.seed)?;
-    let mut contenders = [Contender::Path, Contender::Kernel];
-    let time = Duration::from_secs_f64(cases.seconds);
-    let figures = in_turns(rig.clock, time, &mut contenders, |contender| bench.turn(*contender))?;
-    let [path, kernel] = &figures[..] else { unreachable!("two contenders") };
-    let cycles = &path[0];
-    let ns = |cycles: f64| cycles * 1e9 / rig.hz();
-    let per_packet = ns(cycles.median());
-    let mut case = Case::of(
-        Object::default()
-            .with("suite", setup.suite.name())
-            .with("direction", setup.direction.name())
-            .with("size", setup.size.value())
-            .with("peers", setup.peers),
-    )
-    .figure("mpps", 1e3 / per_packet)
-    .figure("gbps", setup.size.mean() * 8.0 / per_packet)
-    .figure("ns_per_packet", per_packet)
-    .figure("cycles_per_packet", cycles.median())
-    .figure("kernel_cycles", kernel[0].median())
-    .figure("ratio_to_kernel", kernel[0].ratio(cycles));
-    for (stage, cycles) in Stage::ALL.iter().zip(&path[1..]) {
-        case = case.figure(stage.name(), cycles.median());
+/// Measures a case, and its variant if there is one.
+fn measure(rig: &Rig, pool: &Mempool, setup: Setup, cases: &Cases) -> anyhow::Result<Vec<Case>> {
+    let variants = cases.variants(setup);
+    let mut benches = variants
+        .iter()
+        .map(|(_, setup)| Bench::new(rig.clock, pool, *setup, cases.seed))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut contenders: Vec<(usize, Contender)> =
+        (0..benches.len()).flat_map(|bench| [(bench, Contender::Path), (bench, Contender::Kernel)]).collect();
+    let figures = in_turns(rig.clock, cases.time(), &mut contenders, |&mut (bench, contender)| {
+        benches[bench].turn(contender)
+    })?;
+    let mut results = Vec::new();
+    for (number, (bench, (name, setup))) in benches.iter().zip(variants).enumerate() {
+        let (path, kernel) = (&figures[2 * number], &figures[2 * number + 1]);
+        let mut identity = setup.identity();
+        if let Some(name) = name {
+            identity = identity.with("setting", name);
+        }
+        let mut case = bench.case(identity, rig.hz(), path, &kernel[0]);
+        if number > 0 {
+            case = case.figure("throughput_to_first", figures[0][0].ratio(&path[0]));
+        }
+        results.push(case);
     }
-    Ok(case
-        .figure("drops", bench.drops())
-        .figure("least_cycles", cycles.min())
-        .figure("spread", cycles.spread())
-        .figure("rounds", cycles.len()))
+    Ok(results)
 }
 
 /// Who takes turns.
@@ -124,7 +91,8 @@ enum Contender {
 }
 
 /// Cycles per packet: in all, and of each stage.
-type Cycles = [f64; 1 + Stage::ALL.len()];
+type Cycles = [f64; FIGURES];
+const FIGURES: usize = 1 + Stage::ALL.len();
 
 /// A hub with a worker, and the traffic of a case.
 struct Bench {
@@ -161,6 +129,26 @@ impl Bench {
             lan,
             _publisher: publisher,
         })
+    }
+
+    /// What has come out.
+    fn case(&self, identity: Object, hz: f64, path: &[Samples; FIGURES], kernel: &Samples) -> Case {
+        let [cycles, stages @ ..] = path;
+        let ns = cycles.median() * 1e9 / hz;
+        let mut case = Case::of(identity)
+            .figure("mpps", 1e3 / ns)
+            .figure("gbps", self.setup.size.mean() * 8.0 / ns)
+            .figure("ns_per_packet", ns)
+            .figure("cycles_per_packet", cycles.median())
+            .figure("kernel_cycles", kernel.median())
+            .figure("ratio_to_kernel", kernel.ratio(cycles));
+        for (stage, cycles) in Stage::ALL.iter().zip(stages) {
+            case = case.figure(stage.name(), cycles.median());
+        }
+        case.figure("drops", self.drops())
+            .figure("least_cycles", cycles.min())
+            .figure("spread", cycles.spread())
+            .figure("rounds", cycles.len())
     }
 
     /// So many batches that the caches hold what they would if there was nothing else.
@@ -236,7 +224,7 @@ impl Bench {
     fn check(&self, flow: &Flow, frame: &mut Mbuf) -> anyhow::Result<()> {
         let hops = 1;
         let Some(to) = flow.to else { return flow.check(hops, &frame.bytes()[eth::Header::LEN..]) };
-        let receiver = self.network.receiver(to as usize)?;
+        let receiver = self.network.receiver(to)?;
         let packet = &mut frame.bytes_mut()[ESP..];
         let mut jobs = [OpenJob::new(&receiver, packet)];
         open(&mut jobs);

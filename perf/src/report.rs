@@ -95,6 +95,14 @@ impl Object {
         self.0.push((name, value.into()));
         self
     }
+
+    /// With another value where it has one of this name.
+    pub(crate) fn with_other(mut self, name: &str, value: impl Into<Value>) -> Self {
+        if let Some((_, old)) = self.0.iter_mut().find(|(of, _)| *of == name) {
+            *old = value.into();
+        }
+        self
+    }
 }
 
 impl Serialize for Object {

@@ -72,8 +72,8 @@ fn quiet(probes: &[u64]) -> Vec<usize> {
     let mut sorted = probes.to_vec();
     sorted.sort_unstable();
     let Some(&quickest) = sorted.first() else { return Vec::new() };
-    let limit = ((quickest as f64 * QUIET) as u64).max(sorted[(sorted.len() - 1) / KEPT]);
-    (0..probes.len()).filter(|&round| probes[round] <= limit).collect()
+    let limit = (quickest as f64 * QUIET).max(sorted[(sorted.len() - 1) / KEPT] as f64);
+    (0..probes.len()).filter(|&round| probes[round] as f64 <= limit).collect()
 }
 
 /// Cycles for work that keeps the core's units busy and needs no memory.
@@ -103,17 +103,17 @@ impl Samples {
 
     /// The figure in the middle.
     pub(crate) fn median(&self) -> f64 {
-        self.quantile(0.5)
+        self.percentile(50)
     }
 
     /// The least.
     pub(crate) fn min(&self) -> f64 {
-        self.quantile(0.0)
+        self.percentile(0)
     }
 
     /// How far the middle half of them spreads, as a part of the median.
     pub(crate) fn spread(&self) -> f64 {
-        (self.quantile(0.75) - self.quantile(0.25)) / self.median()
+        (self.percentile(75) - self.percentile(25)) / self.median()
     }
 
     /// What this is of `other`, round by round: the median. Noise that both of a round meet cancels out.
@@ -122,9 +122,9 @@ impl Samples {
         Self::new(ratios.collect()).median()
     }
 
-    /// The figure that this part of them is not above; not a number if there are none.
-    fn quantile(&self, part: f64) -> f64 {
-        let index = (self.sorted.len().saturating_sub(1) as f64 * part).round() as usize;
+    /// The figure that so many percent of them are not above; not a number if there are none.
+    fn percentile(&self, percent: usize) -> f64 {
+        let index = self.sorted.len().saturating_sub(1) * percent / 100;
         self.sorted.get(index).copied().unwrap_or(f64::NAN)
     }
 }

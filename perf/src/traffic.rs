@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use dmvpn_dataplane::{Buffer, Pool};
 use dmvpn_dpdk::{Mbuf, Mempool};
-use dmvpn_esp::{SealJob, seal};
+use dmvpn_esp::{SealJob, Suite, seal};
 use dmvpn_wire::{EtherType, IpProtocol, View, eth, gre, ipv4, udp};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -18,6 +18,9 @@ pub(crate) const ESP: usize = eth::Header::LEN + ipv4::Header::LEN;
 /// What is between the ESP header's IV and the inner packet.
 pub(crate) const GRE: usize = gre::header_len(KEY);
 
+/// Pad length and next header.
+const ESP_TRAILER: usize = 2;
+
 const TTL: u8 = 64;
 
 /// Packets of a case, without end: each from or to another spoke, at random.
@@ -26,7 +29,9 @@ pub(crate) struct Traffic {
     size: Size,
     spokes: u32,
     rng: ChaCha8Rng,
+    /// Packets so far: all, and modulo 2^16.
     count: usize,
+    number: u16,
 }
 
 /// One packet, wherever it is on its way.
@@ -36,7 +41,7 @@ pub(crate) struct Flow {
     pub(crate) from: Option<u32>,
     /// The spoke whose SA it leaves by, unless it goes to the LAN.
     pub(crate) to: Option<u32>,
-    host: u32,
+    host: u8,
     /// Of the inner IPv4 packet.
     pub(crate) len: usize,
     number: u16,
@@ -45,8 +50,8 @@ pub(crate) struct Flow {
 impl Traffic {
     /// Packets of `size` that go in `direction`.
     pub(crate) fn new(direction: Direction, size: Size, network: &Network, seed: u64) -> Self {
-        let spokes = network.spokes.len() as u32;
-        Self { direction, size, spokes, rng: ChaCha8Rng::seed_from_u64(seed), count: 0 }
+        let spokes = u32::try_from(network.spokes.len()).unwrap_or(u32::MAX);
+        Self { direction, size, spokes, rng: ChaCha8Rng::seed_from_u64(seed), count: 0, number: 0 }
     }
 
     /// The next packet.
@@ -58,12 +63,13 @@ impl Traffic {
             Direction::Hairpin => (Some(a), Some(b)),
         };
         self.count += 1;
+        self.number = self.number.wrapping_add(1);
         Flow {
             from,
             to,
-            host: self.below(HOSTS),
+            host: self.rng.next_u32().to_le_bytes()[0] % HOSTS,
             len: self.size.of_packet(self.count),
-            number: self.count as u16,
+            number: self.number,
         }
     }
 
@@ -73,7 +79,7 @@ impl Traffic {
     }
 
     fn below(&mut self, limit: u32) -> u32 {
-        ((u64::from(self.rng.next_u32()) * u64::from(limit)) >> 32) as u32
+        self.rng.next_u32() % limit
     }
 }
 
@@ -85,15 +91,14 @@ impl Flow {
 
     /// Writes the inner packet to the front of `out`, as it is after `hops` routers.
     pub(crate) fn inner(&self, hops: u8, out: &mut [u8]) -> Option<()> {
-        let host = self.host as u8;
         let fields = ipv4::Fields {
             tos: 0,
             identification: self.number,
             dont_fragment: true,
             ttl: TTL - hops,
             protocol: IpProtocol::UDP,
-            source: self.from.map_or_else(|| lan_host(self.host), |spoke| spoke_host(spoke, host)),
-            destination: self.to.map_or_else(|| lan_host(self.host), |spoke| spoke_host(spoke, host)),
+            source: self.from.map_or_else(|| lan_host(self.host), |spoke| spoke_host(spoke, self.host)),
+            destination: self.to.map_or_else(|| lan_host(self.host), |spoke| spoke_host(spoke, self.host)),
         };
         let rest = ipv4::Header::new(&fields, self.len - ipv4::Header::LEN)?.emit(out)?;
         let payload_len = self.len - ipv4::Header::LEN - udp::Header::LEN;
@@ -138,6 +143,18 @@ impl Flow {
         };
         write().context("no room")?;
         Ok(frame)
+    }
+
+    /// Writes what else is to be encrypted of such a frame, and all that is in front of it.
+    pub(crate) fn finish_plaintext(&self, suite: Suite, frame: &mut Mbuf) {
+        let esp = &mut frame.bytes_mut()[ESP..];
+        esp[..suite.payload_offset()].fill(self.number.to_le_bytes()[0]);
+        let end = esp.len() - suite.icv_len();
+        let padding = &mut esp[suite.payload_offset() + self.payload_len()..end];
+        let pad_len = padding.len() - ESP_TRAILER;
+        // RFC 4303 section 2.4.
+        (1..).zip(&mut *padding).for_each(|(n, byte)| *byte = n);
+        padding[pad_len..].copy_from_slice(&[pad_len.to_le_bytes()[0], IpProtocol::GRE.0]);
     }
 
     /// Length of what ESP carries.
