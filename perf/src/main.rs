@@ -6,17 +6,22 @@
 mod bare;
 mod cases;
 mod compare;
+mod generate;
 mod kernel;
 mod library;
 mod machine;
+mod marked;
 mod network;
 mod path;
 mod port;
 mod progress;
+mod replay;
 mod report;
 mod rig;
+mod side_file;
 mod stats;
 mod traffic;
+mod world;
 
 use std::process::ExitCode;
 
@@ -34,6 +39,8 @@ struct Arguments {
 enum Command {
     Kernel(kernel::Arguments),
     Path(path::Arguments),
+    Gen(generate::Arguments),
+    Replay(replay::Arguments),
     Compare(compare::Arguments),
 }
 
@@ -41,6 +48,8 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Kernel(arguments) => kernel::run(&arguments),
         Command::Path(arguments) => path::run(&arguments),
+        Command::Gen(arguments) => generate::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
     };
     match outcome {

@@ -22,13 +22,11 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::side_file::{PeerEntry, SaEntry, SideFile, Station};
 
-/// Tables, and who is in them.
+/// Tables.
 #[derive(Debug)]
 pub(crate) struct World {
     /// What workers forward by.
     pub(crate) snapshot: Snapshot,
-    /// Handles of the peers, in the order of the side file. Nobody but the box itself has peers.
-    pub(crate) peers: Vec<PeerId>,
 }
 
 /// Of peer handles: any but 0.
@@ -48,12 +46,11 @@ impl World {
     ) -> anyhow::Result<Self> {
         let mut snapshot = own_tables(config, ports, side)?;
         let mut maker = SaMaker::new(kernel, side.seed);
-        let mut peers = Vec::new();
         for (index, entry) in side.peers.iter().enumerate() {
-            let peer = add_peer(&mut snapshot, config, index, entry, &mut maker);
-            peers.push(peer.with_context(|| format!("peer {index} of the side file"))?);
+            let added = add_peer(&mut snapshot, config, index, entry, &mut maker);
+            added.with_context(|| format!("peer {index} of the side file"))?;
         }
-        Ok(Self { snapshot, peers })
+        Ok(Self { snapshot })
     }
 
     /// The other side of that: one box that has the places of all peers, and opens what they are sent. Its ports are
@@ -80,7 +77,8 @@ impl World {
         for (index, entry) in side.peers.iter().enumerate() {
             let (_, interface, profile) = find_tunnel(config, &entry.tunnel)?;
             let at = *by_address.entry((&entry.tunnel, entry.remote)).or_insert(tunnels.len());
-            let tunnel = TunnelId(u16::try_from(at).context("more underlay addresses than tunnels can have")?);
+            let tunnel =
+                TunnelId(u16::try_from(at).context("more underlay addresses than tunnels can have")?);
             if at == tunnels.len() {
                 tunnels.push(mirrored_tunnel(tunnel, interface, entry));
             }
@@ -99,14 +97,19 @@ impl World {
             }
         }
         snapshot.tunnels = tunnels.into();
-        Ok(Self { snapshot, peers: Vec::new() })
+        Ok(Self { snapshot })
     }
 
     /// Makes every inbound SA anew, so that packets which it has accepted are new to it again.
     ///
     /// # Errors
     /// There is no such SA.
-    pub(crate) fn renew_inbound(&mut self, config: &Config, side: &SideFile, kernel: Kernel) -> anyhow::Result<()> {
+    pub(crate) fn renew_inbound(
+        &mut self,
+        config: &Config,
+        side: &SideFile,
+        kernel: Kernel,
+    ) -> anyhow::Result<()> {
         let mut maker = SaMaker::new(kernel, side.seed);
         for entry in &side.peers {
             let (_, _, profile) = find_tunnel(config, &entry.tunnel)?;
@@ -218,7 +221,8 @@ fn own_tables(config: &Arc<Config>, ports: &[Port], side: &SideFile) -> anyhow::
 fn link(config: &Config, station: &Station) -> anyhow::Result<(PortId, Ipv4Addr)> {
     let port = config.ethernet.iter().position(|interface| interface.name == station.interface);
     let port = port.with_context(|| format!("the configuration has no {}", station.interface))?;
-    let address = config.ethernet[port].address.with_context(|| format!("{} has no address", station.interface))?;
+    let address =
+        config.ethernet[port].address.with_context(|| format!("{} has no address", station.interface))?;
     Ok((PortId(u16::try_from(port)?), address.ip()))
 }
 
@@ -228,13 +232,14 @@ fn add_peer(
     index: usize,
     entry: &PeerEntry,
     maker: &mut SaMaker,
-) -> anyhow::Result<PeerId> {
+) -> anyhow::Result<()> {
     let id = peer_id(index)?;
     let (number, _, profile) = find_tunnel(config, &entry.tunnel)?;
     let tunnel = snapshot.tunnels.get(usize::from(number.0)).context("the engine has no such tunnel")?;
     let local = tunnel.local;
     let udp = entry.nat_port.map(|remote| UdpPorts { local: udp::IKE_NAT, remote });
-    let path = Path::Esp { sa: maker.outbound(&entry.outbound)?, mode: mode(&entry.outbound, local, entry.remote) };
+    let path =
+        Path::Esp { sa: maker.outbound(&entry.outbound)?, mode: mode(&entry.outbound, local, entry.remote) };
     let neighbor = match adjacency(snapshot, entry.remote) {
         Adjacency::Neighbor(neighbor) => neighbor,
         _ => bail!("there is no station on the way to {}", entry.remote),
@@ -252,13 +257,17 @@ fn add_peer(
     for prefix in routes(entry) {
         snapshot.fib.insert(prefix, to_peer);
     }
-    Ok(id)
+    Ok(())
 }
 
 fn install_inbound(snapshot: &mut Snapshot, inbound: Inbound) -> anyhow::Result<()> {
     let slot = slot(inbound.sa.spi());
     let taken = snapshot.inbound.get(slot).is_some_and(Option::is_some);
-    ensure!(!taken, "two inbound SAs with SPIs like {:#x}: their lower {INDEX_BITS} bits must differ", inbound.sa.spi());
+    ensure!(
+        !taken,
+        "two inbound SAs with SPIs like {:#x}: their lower {INDEX_BITS} bits must differ",
+        inbound.sa.spi()
+    );
     snapshot.inbound.set(slot, Some(Arc::new(inbound)));
     Ok(())
 }

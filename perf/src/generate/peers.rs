@@ -37,14 +37,6 @@ const NETWORK_PREFIXES: (u8, u8) = (24, 30);
 const INBOUND_GENERATION: u32 = 0x101;
 const OUTBOUND_GENERATION: u32 = 0x202;
 
-impl Wish {
-    /// That many peers with that suite, where nobody wants anything else.
-    pub(crate) fn new(peers: u32, suite: NamedSuite, seed: u64) -> anyhow::Result<Self> {
-        let (underlay, networks) = (UNDERLAY.parse()?, NETWORKS.parse()?);
-        Ok(Self { peers, suite, seed, nat: false, underlay, networks })
-    }
-}
-
 /// Underlay addresses where none are asked for: shared address space (RFC 6598).
 pub(crate) const UNDERLAY: &str = "100.64.0.0/10";
 /// Networks behind peers where none are asked for.
@@ -75,7 +67,11 @@ pub(crate) fn invent(config: &Config, wish: &Wish) -> anyhow::Result<SideFile> {
         tunnel.address,
         wish.peers
     );
-    ensure!(u64::from(wish.peers) < u64::from(wish.underlay.size()), "no room for the peers in {}", wish.underlay);
+    ensure!(
+        u64::from(wish.peers) < u64::from(wish.underlay.size()),
+        "no room for the peers in {}",
+        wish.underlay
+    );
     let prefix = network_prefix(wish)?;
     for used in used(config) {
         for wanted in [wish.underlay, wish.networks] {
