@@ -20,27 +20,23 @@ impl Members {
 
     /// Takes out the first member, and all of its kind: a kernel runs on one kind at a time.
     pub(crate) fn take_kind(&mut self, kind_of: impl Fn(usize) -> Kind) -> Option<(Kind, Self)> {
-        if self.0 == 0 {
-            return None;
-        }
-        let kind = kind_of(self.0.trailing_zeros() as usize);
+        let kind = kind_of(self.indices().next()?);
         let mut taken = Self::default();
-        for index in (0..BURST).filter(|&i| self.contains(i)) {
-            if kind_of(index) == kind {
-                taken.insert(index);
-            }
+        for index in self.indices().filter(|&index| kind_of(index) == kind) {
+            taken.insert(index);
         }
         self.0 &= !taken.0;
         Some((kind, taken))
     }
 
-    /// The jobs of `burst` that are members.
-    pub(crate) fn of<J>(self, burst: &mut [J]) -> impl Iterator<Item = &mut J> {
-        self.of_indexed(burst).map(|(_, job)| job)
+    /// Their indices, ascending.
+    pub(crate) fn indices(self) -> impl Iterator<Item = usize> {
+        let bits = std::iter::successors(Some(self.0), |&bits| Some(bits & bits.wrapping_sub(1)));
+        bits.take_while(|&bits| bits != 0).map(|bits| bits.trailing_zeros() as usize)
     }
 
-    /// The same with their indices.
-    pub(crate) fn of_indexed<J>(self, burst: &mut [J]) -> impl Iterator<Item = (usize, &mut J)> {
-        burst.iter_mut().enumerate().filter(move |(i, _)| self.contains(*i))
+    /// The jobs of `burst` that are members.
+    pub(crate) fn of<J>(self, burst: &mut [J]) -> impl Iterator<Item = &mut J> {
+        burst.iter_mut().enumerate().filter(move |(i, _)| self.contains(*i)).map(|(_, job)| job)
     }
 }

@@ -1,10 +1,9 @@
 //! Opening: from ESP packet to payload (RFC 4303 section 3.4).
 
 use arrayvec::ArrayVec;
-use subtle::ConstantTimeEq;
 
 use crate::burst::{BURST, Members};
-use crate::kernel::{self, CbcDecryptLane, GcmOpenLane, MacLane, TAG_MAX};
+use crate::kernel::{self, CbcDecryptLane, GcmOpenLane, MacLane};
 use crate::sa::{InboundSa, Kind};
 use crate::suite::{Algorithms, PADDING, TRAILER_LEN};
 use crate::{DUMMY, HEADER_LEN};
@@ -69,6 +68,13 @@ impl<'a> OpenJob<'a> {
         self.result
     }
 
+    /// Asks for what is read of keys and packet.
+    #[inline]
+    fn prefetch(&self) {
+        self.sa.prefetch_keys_for(self.packet.len());
+        kernel::prefetch_packet(self.packet);
+    }
+
     /// What can be refused before any cryptography.
     fn precheck(&mut self) -> Result<(), OpenError> {
         let suite = self.sa.suite();
@@ -106,7 +112,8 @@ impl<'a> OpenJob<'a> {
         let &[ref rest @ .., pad_len, next_header] = plain else { return Err(OpenError::Length) };
         let len = rest.len().checked_sub(pad_len.into()).ok_or(OpenError::BadPadding)?;
         // The peer itself made this: how long the comparison takes tells nobody else anything.
-        if rest[len..] != PADDING[..rest.len() - len] {
+        let padding = &rest[len..];
+        if !padding.iter().zip(&PADDING).all(|(byte, expected)| byte == expected) {
             return Err(OpenError::BadPadding);
         }
         Ok(Opened { offset, len, next_header })
@@ -114,15 +121,15 @@ impl<'a> OpenJob<'a> {
 
     /// Counts the packet, once.
     fn count(&self) {
-        let received = &self.sa.received;
+        let refused = &self.sa.refused;
         match self.result {
             Ok(opened) => {
-                received.packets.add(1);
-                received.bytes.add(opened.len as u64);
+                self.sa.opened.packets.add(1);
+                self.sa.opened.bytes.add(opened.len as u64);
             }
-            Err(OpenError::Replayed) => received.replayed.add(1),
-            Err(OpenError::BadIcv) => received.bad_icv.add(1),
-            Err(OpenError::Length | OpenError::BadPadding | OpenError::Pending) => received.malformed.add(1),
+            Err(OpenError::Replayed) => refused.replayed.add(1),
+            Err(OpenError::BadIcv) => refused.bad_icv.add(1),
+            Err(OpenError::Length | OpenError::BadPadding | OpenError::Pending) => refused.malformed.add(1),
         }
     }
 }
@@ -133,7 +140,7 @@ impl<'a> OpenJob<'a> {
 pub fn open(jobs: &mut [OpenJob<'_>]) {
     for burst in jobs.chunks_mut(BURST) {
         burst.iter().for_each(|job| job.sa.prefetch());
-        burst.iter().for_each(|job| job.sa.prefetch_keys());
+        burst.iter().for_each(OpenJob::prefetch);
         let mut ready = Members::default();
         for (i, job) in burst.iter_mut().enumerate() {
             match job.precheck() {
@@ -181,41 +188,46 @@ fn open_null(burst: &mut [OpenJob<'_>], members: Members) {
 }
 
 fn verify_then_decrypt(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) {
-    let icv_len = kind.suite.icv_len();
-    let tags = tags(burst, members, kind);
-    let mut authentic = Members::default();
-    for ((i, job), tag) in members.of_indexed(burst).zip(&tags) {
-        let icv = &job.packet[job.packet.len() - icv_len..];
-        if job.authenticated(tag[..icv_len].ct_eq(icv).into()) {
-            authentic.insert(i);
+    let authentic = authentic(burst, members, kind);
+    let mut accepted = Members::default();
+    for i in members.indices() {
+        if burst[i].authenticated(authentic.contains(i)) {
+            accepted.insert(i);
         }
     }
-    decrypt(burst, authentic, kind);
-    for job in authentic.of(burst) {
+    decrypt(burst, accepted, kind);
+    for job in accepted.of(burst) {
         job.result = job.finish();
     }
 }
 
-fn tags(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) -> ArrayVec<[u8; TAG_MAX], BURST> {
+/// Those with the right ICV; in constant time for each.
+fn authentic(burst: &[OpenJob<'_>], members: Members, kind: Kind) -> Members {
     let icv_len = kind.suite.icv_len();
     let mut lanes = ArrayVec::<MacLane<'_>, BURST>::new();
-    for job in members.of(burst) {
-        if let Some((_, keys)) = job.sa.keys.cbc() {
-            lanes.push(MacLane::new(keys, &job.packet[..job.packet.len() - icv_len]));
+    let mut icvs = ArrayVec::<(usize, &[u8]), BURST>::new();
+    for i in members.indices() {
+        let (data, icv) = burst[i].packet.split_at(burst[i].packet.len() - icv_len);
+        if let Some((_, keys)) = burst[i].sa.keys.cbc() {
+            lanes.push(MacLane::new(keys, data));
+            icvs.push((i, icv));
         }
     }
     kernel::mac(kind.kernel, &mut lanes);
-    lanes.into_iter().map(|lane| lane.tag).collect()
+    let mut authentic = Members::default();
+    for (&(i, icv), lane) in icvs.iter().zip(&lanes) {
+        if lane.tag.is(icv) {
+            authentic.insert(i);
+        }
+    }
+    authentic
 }
 
 fn decrypt(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) {
     let icv_len = kind.suite.icv_len();
-    let mut lanes = ArrayVec::<CbcDecryptLane<'_>, BURST>::new();
-    for job in members.of(burst) {
-        if let Some((keys, _)) = job.sa.keys.cbc() {
-            let blocks = HEADER_LEN..job.packet.len() - icv_len;
-            lanes.push(CbcDecryptLane { keys, blocks: &mut job.packet[blocks] });
-        }
-    }
-    kernel::cbc_decrypt(&mut lanes);
+    kernel::cbc_decrypt(members.of(burst).filter_map(|job| {
+        let (keys, _) = job.sa.keys.cbc()?;
+        let blocks = HEADER_LEN..job.packet.len() - icv_len;
+        Some(CbcDecryptLane { keys, blocks: &mut job.packet[blocks] })
+    }));
 }

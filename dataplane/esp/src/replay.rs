@@ -4,8 +4,8 @@ use crate::owned::Owned;
 
 const WORD: u32 = u64::BITS;
 
-/// Words that lie beside the top of the window, in its cache line: enough for 192 packets.
-const INLINE_WORDS: usize = 4;
+/// Words that lie beside the top of the window, in its cache line: enough for 64 packets.
+const INLINE_WORDS: usize = 2;
 
 /// Size of an anti-replay window in packets: a multiple of 64 from 64 to 4096.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,19 +43,19 @@ impl Default for WindowSize {
 }
 
 /// Which sequence numbers have been accepted. One writer: see [`Owned`].
-#[repr(align(64))]
 pub(crate) struct ReplayWindow {
     /// Highest sequence number accepted; 0 before the first packet.
     top: Owned,
     words: Words,
-    size: u32,
 }
 
 /// At least one word more than the window, so that a word can be cleared ahead of it as a whole, and a
 /// power of two of them. Bit `n % 64` of word `n / 64 % words` stands for sequence number `n`.
 enum Words {
+    /// Of a window of 64 packets.
     Inline([Owned; INLINE_WORDS]),
-    Heap(Box<[Owned]>),
+    /// Of a window of `size` packets.
+    Heap { words: Box<[Owned]>, size: u32 },
 }
 
 impl ReplayWindow {
@@ -64,9 +64,10 @@ impl ReplayWindow {
         let words = if count <= INLINE_WORDS {
             Words::Inline(Default::default())
         } else {
-            Words::Heap(std::iter::repeat_with(Owned::default).take(count.next_power_of_two()).collect())
+            let words = std::iter::repeat_with(Owned::default).take(count.next_power_of_two()).collect();
+            Words::Heap { words, size: size.0 }
         };
-        Self { top: Owned::default(), words, size: size.0 }
+        Self { top: Owned::default(), words }
     }
 
     /// Highest sequence number accepted; 0 before the first.
@@ -84,7 +85,7 @@ impl ReplayWindow {
             return true;
         }
         // RFC 4303 section 3.3.3: the first packet has number 1.
-        sequence != 0 && top - sequence < self.size && self.word(sequence).load() & bit(sequence) == 0
+        sequence != 0 && top - sequence < self.size() && self.word(sequence).load() & bit(sequence) == 0
     }
 
     /// Accepts the number of an authenticated packet, once; `false` if it is a replay after all.
@@ -120,7 +121,14 @@ impl ReplayWindow {
     fn words(&self) -> &[Owned] {
         match &self.words {
             Words::Inline(words) => words,
-            Words::Heap(words) => words,
+            Words::Heap { words, .. } => words,
+        }
+    }
+
+    fn size(&self) -> u32 {
+        match self.words {
+            Words::Inline(_) => WORD,
+            Words::Heap { size, .. } => size,
         }
     }
 }

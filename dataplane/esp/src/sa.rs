@@ -21,18 +21,20 @@ pub(crate) struct Kind {
 /// [`seal`](crate::seal) with it**. The sequence number is stepped by a plain load and store: two
 /// workers would send the same number twice, which the peer drops as a replay and which under AES-GCM
 /// repeats an IV and so gives away the authentication key. To move an SA to another worker, let the
-/// old one stop first. Everything but the sequence number, which lies in a cache line of its own, is
-/// immutable.
+/// old one stop first. Everything but the sequence number and a count is immutable.
+///
+/// All but the keys lies in the first cache line, since with many SAs each line that a packet needs is
+/// waited for. Readers of counters are rare enough for its owner not to notice.
+#[repr(C, align(64))]
 pub struct OutboundSa {
-    pub(crate) keys: SealKeys,
-    pub(crate) iv_seed: IvSeed,
-    spi: u32,
     kind: Kind,
+    spi: u32,
+    pub(crate) iv_seed: IvSeed,
     pub(crate) sent: Sent,
+    pub(crate) keys: SealKeys,
 }
 
 /// What the owner of an outbound SA writes.
-#[repr(align(64))]
 pub(crate) struct Sent {
     /// Number of the last packet.
     sequence: Owned,
@@ -57,11 +59,11 @@ impl OutboundSa {
     /// The same for a certain kernel, to measure and compare them.
     pub fn for_kernel(kernel: Kernel, spi: u32, keys: &KeyMaterial, iv_seed: IvSeed) -> Self {
         Self {
-            keys: SealKeys::for_sealing(kernel, keys),
-            iv_seed,
-            spi,
             kind: Kind { suite: keys.suite(), kernel },
+            spi,
+            iv_seed,
             sent: Sent { sequence: Owned::new(0), bytes: Owned::new(0) },
+            keys: SealKeys::for_sealing(kernel, keys),
         }
     }
 
@@ -80,20 +82,24 @@ impl OutboundSa {
         self.kind
     }
 
-    /// Asks for its cache lines but those of the keys ahead of use; to be followed by
-    /// [`prefetch_keys`](Self::prefetch_keys) a little later. [`seal`](crate::seal) does both for a whole
-    /// batch; a caller that meets the SA earlier gains by asking then.
+    /// Asks for its first cache line ahead of use; to be followed by [`prefetch_keys`](Self::prefetch_keys)
+    /// a little later. [`seal`](crate::seal) does both for a whole batch; a caller that meets the SA
+    /// earlier gains by asking then.
     #[inline]
     pub fn prefetch(&self) {
         kernel::prefetch(&self.kind, 1);
-        kernel::prefetch(&self.iv_seed, 1);
-        kernel::prefetch(&self.sent, 1);
     }
 
-    /// Asks for the cache lines of the keys that its suite has.
+    /// Asks for the cache lines of the keys that every packet of its suite needs.
     #[inline]
     pub fn prefetch_keys(&self) {
-        self.keys.prefetch(self.kind.suite);
+        self.prefetch_keys_for(0);
+    }
+
+    /// Asks for the cache lines of the keys that a packet of so many bytes needs.
+    #[inline]
+    pub(crate) fn prefetch_keys_for(&self, packet_len: usize) {
+        self.keys.prefetch(self.kind.suite, packet_len);
     }
 
     /// Number of the last packet sealed; 0 before the first. At `u32::MAX` the SA refuses to send
@@ -143,21 +149,29 @@ impl fmt::Debug for OutboundSa {
 /// Shared by reference between the control side and the workers, but **only one worker may
 /// [`open`](crate::open) with it**: the replay window is updated by plain loads and stores, and two
 /// workers could both accept the same packet. To move an SA to another worker, let the old one stop
-/// first. Everything but window and counters, which lie in cache lines of their own, is immutable.
+/// first. Everything but window and counters is immutable.
+///
+/// All that a good packet needs but the keys lies in the first cache line.
+#[repr(C, align(64))]
 pub struct InboundSa {
-    pub(crate) keys: OpenKeys,
-    spi: u32,
     kind: Kind,
+    spi: u32,
     pub(crate) window: ReplayWindow,
-    pub(crate) received: Received,
+    pub(crate) opened: PacketsOpened,
+    pub(crate) keys: OpenKeys,
+    pub(crate) refused: PacketsRefused,
 }
 
-/// What the owner of an inbound SA counts.
+/// What the owner of an inbound SA counts for good packets.
 #[derive(Default)]
-#[repr(align(64))]
-pub(crate) struct Received {
+pub(crate) struct PacketsOpened {
     pub(crate) packets: Owned,
     pub(crate) bytes: Owned,
+}
+
+/// What the owner of an inbound SA counts for all others.
+#[derive(Default)]
+pub(crate) struct PacketsRefused {
     pub(crate) replayed: Owned,
     pub(crate) bad_icv: Owned,
     pub(crate) malformed: Owned,
@@ -188,11 +202,12 @@ impl InboundSa {
     /// The same for a certain kernel, to measure and compare them.
     pub fn for_kernel(kernel: Kernel, spi: u32, keys: &KeyMaterial, window: WindowSize) -> Self {
         Self {
-            keys: OpenKeys::for_opening(kernel, keys),
-            spi,
             kind: Kind { suite: keys.suite(), kernel },
+            spi,
             window: ReplayWindow::new(window),
-            received: Received::default(),
+            opened: PacketsOpened::default(),
+            keys: OpenKeys::for_opening(kernel, keys),
+            refused: PacketsRefused::default(),
         }
     }
 
@@ -211,20 +226,24 @@ impl InboundSa {
         self.kind
     }
 
-    /// Asks for its cache lines but those of the keys ahead of use; to be followed by
-    /// [`prefetch_keys`](Self::prefetch_keys) a little later. [`open`](crate::open) does both for a whole
-    /// batch; a caller that meets the SA earlier gains by asking then.
+    /// Asks for its first cache line ahead of use; to be followed by [`prefetch_keys`](Self::prefetch_keys)
+    /// a little later. [`open`](crate::open) does both for a whole batch; a caller that meets the SA
+    /// earlier gains by asking then.
     #[inline]
     pub fn prefetch(&self) {
         kernel::prefetch(&self.kind, 1);
-        kernel::prefetch(&self.window, 1);
-        kernel::prefetch(&self.received, 1);
     }
 
-    /// Asks for the cache lines of the keys that its suite has.
+    /// Asks for the cache lines of the keys that every packet of its suite needs.
     #[inline]
     pub fn prefetch_keys(&self) {
-        self.keys.prefetch(self.kind.suite);
+        self.prefetch_keys_for(0);
+    }
+
+    /// Asks for the cache lines of the keys that a packet of so many bytes needs.
+    #[inline]
+    pub(crate) fn prefetch_keys_for(&self, packet_len: usize) {
+        self.keys.prefetch(self.kind.suite, packet_len);
     }
 
     /// Highest sequence number accepted; 0 before the first packet.
@@ -234,7 +253,8 @@ impl InboundSa {
 
     /// What it has done so far.
     pub fn counters(&self) -> InboundCounters {
-        let Received { packets, bytes, replayed, bad_icv, malformed } = &self.received;
+        let PacketsOpened { packets, bytes } = &self.opened;
+        let PacketsRefused { replayed, bad_icv, malformed } = &self.refused;
         InboundCounters {
             packets: packets.load(),
             bytes: bytes.load(),
@@ -249,5 +269,18 @@ impl InboundSa {
 impl fmt::Debug for InboundSa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "InboundSa({:#010x}, {})", self.spi, self.kind.suite)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_key_lies_in_one_cache_line() {
+        assert_eq!((offset_of!(OutboundSa, keys), align_of::<OutboundSa>()), (64, 64));
+        assert_eq!((offset_of!(InboundSa, keys), align_of::<InboundSa>()), (64, 64));
     }
 }

@@ -6,7 +6,7 @@ use crate::HEADER_LEN;
 use crate::burst::{BURST, Members};
 use crate::kernel::{self, CbcEncryptLane, GcmSealLane, MacLane};
 use crate::sa::{Kind, OutboundSa};
-use crate::suite::{Algorithms, PADDING, TRAILER_LEN};
+use crate::suite::{Algorithms, TRAILER_LEN};
 
 /// One packet to seal.
 pub struct SealJob<'a> {
@@ -48,26 +48,64 @@ impl<'a> SealJob<'a> {
         self.result
     }
 
+    /// Asks for what is read of keys and packet.
+    #[inline]
+    fn prefetch(&self) {
+        self.sa.prefetch_keys_for(self.packet.len());
+        kernel::prefetch_packet(self.packet);
+    }
+
     /// Everything around the cipher: header, IV before its encryption, padding and trailer.
+    #[inline]
     fn prepare(&mut self) -> Result<(), SealError> {
         let (suite, len) = (self.sa.suite(), self.packet.len());
         if self.payload_len > len || len != suite.sealed_len(self.payload_len) {
             return Err(SealError::Length);
         }
         let sequence = self.sa.sent.take(self.payload_len).ok_or(SealError::SequenceExhausted)?;
-        let (header, rest) = self.packet.split_at_mut(HEADER_LEN);
-        header[..4].copy_from_slice(&self.sa.spi().to_be_bytes());
-        header[4..].copy_from_slice(&sequence.to_be_bytes());
-        let (iv, rest) = rest.split_at_mut(suite.iv_len());
-        iv.copy_from_slice(&self.sa.iv_seed.block(sequence)[..iv.len()]);
-        let encrypted = rest.len() - suite.icv_len();
-        let pad_len = encrypted - self.payload_len - TRAILER_LEN;
-        let (padding, trailer) = rest[self.payload_len..encrypted].split_at_mut(pad_len);
-        padding.copy_from_slice(&PADDING[..pad_len]);
-        // Less than a block.
-        trailer.copy_from_slice(&[pad_len.to_le_bytes()[0], self.next_header]);
+        if let Some(header) = self.packet.first_chunk_mut() {
+            *header = (u64::from(self.sa.spi()) << 32 | u64::from(sequence)).to_be_bytes();
+        }
+        write_iv(&mut self.packet[HEADER_LEN..suite.payload_offset()], self.sa.iv_seed.block(sequence));
+        let encrypted = len - suite.icv_len();
+        let payload_end = suite.payload_offset() + self.payload_len;
+        let pad_len = encrypted - TRAILER_LEN - payload_end;
+        // In every suite that is all of it but for the first byte of the longest padding.
+        if pad_len == PADDING_MAX {
+            self.packet[payload_end] = 1;
+        }
+        if let Some(end) = self.packet[..encrypted].last_chunk_mut() {
+            *end = with_trailer(*end, pad_len, self.next_header);
+        }
         Ok(())
     }
+}
+
+/// The first bytes of `block`, as many as the IV has. Sizes that are known beforehand save a call.
+#[inline]
+fn write_iv(iv: &mut [u8], block: [u8; 16]) {
+    if let Some(iv) = iv.first_chunk_mut() {
+        *iv = block;
+    } else if let (Some(iv), Some(half)) = (iv.first_chunk_mut::<8>(), block.first_chunk()) {
+        *iv = *half;
+    }
+}
+
+/// One less than the longest block of a cipher.
+const PADDING_MAX: usize = 15;
+
+/// The last sixteen bytes before the ICV: the end of what comes before, padding, its length and the next
+/// header (RFC 4303 section 2.4).
+#[inline]
+fn with_trailer(end: [u8; 16], pad_len: usize, next_header: u8) -> [u8; 16] {
+    const PADDING: u128 = u128::from_le_bytes([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0]);
+    const ROOM: usize = 16 - TRAILER_LEN;
+    let kept = 8 * ROOM.saturating_sub(pad_len);
+    let padding = PADDING >> (8 * pad_len.saturating_sub(ROOM)) << kept;
+    let mut bytes = (u128::from_le_bytes(end) & ((1 << kept) - 1) | padding).to_le_bytes();
+    bytes[ROOM] = pad_len.to_le_bytes()[0];
+    bytes[ROOM + 1] = next_header;
+    bytes
 }
 
 /// Seals a batch of packets, each in place and of whatever SA: takes the next sequence number, adds
@@ -76,7 +114,7 @@ impl<'a> SealJob<'a> {
 pub fn seal(jobs: &mut [SealJob<'_>]) {
     for burst in jobs.chunks_mut(BURST) {
         burst.iter().for_each(|job| job.sa.prefetch());
-        burst.iter().for_each(|job| job.sa.prefetch_keys());
+        burst.iter().for_each(SealJob::prefetch);
         let mut ready = Members::default();
         for (i, job) in burst.iter_mut().enumerate() {
             match job.prepare() {
@@ -111,14 +149,11 @@ fn seal_aead(burst: &mut [SealJob<'_>], members: Members) {
 
 fn encrypt(burst: &mut [SealJob<'_>], members: Members, kind: Kind) {
     let icv_len = kind.suite.icv_len();
-    let mut lanes = ArrayVec::<CbcEncryptLane<'_>, BURST>::new();
-    for job in members.of(burst) {
-        if let Some((keys, _)) = job.sa.keys.cbc() {
-            let blocks = HEADER_LEN..job.packet.len() - icv_len;
-            lanes.push(CbcEncryptLane { keys, blocks: &mut job.packet[blocks] });
-        }
-    }
-    kernel::cbc_encrypt(&mut lanes);
+    kernel::cbc_encrypt(members.of(burst).filter_map(|job| {
+        let (keys, _) = job.sa.keys.cbc()?;
+        let blocks = HEADER_LEN..job.packet.len() - icv_len;
+        Some(CbcEncryptLane { keys, blocks: &mut job.packet[blocks] })
+    }));
 }
 
 /// RFC 4303 section 3.3.2: the ICV is over everything before it, after encryption.
@@ -135,7 +170,7 @@ fn authenticate(burst: &mut [SealJob<'_>], members: Members, kind: Kind) {
         }
     }
     kernel::mac(kind.kernel, &mut lanes);
-    for (icv, lane) in icvs.into_iter().zip(&lanes) {
-        icv.copy_from_slice(&lane.tag[..icv_len]);
+    for (icv, lane) in icvs.iter_mut().zip(&lanes) {
+        lane.tag.write(icv);
     }
 }

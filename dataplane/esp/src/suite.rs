@@ -289,8 +289,9 @@ impl Suite {
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
             Cipher::TripleDesCbc => 8,
             Cipher::Aes128Gcm | Cipher::Aes256Gcm => 4,
+            // So that even an empty packet has the sixteen bytes that all others have before the ICV.
             #[cfg(feature = "null-cipher")]
-            Cipher::Null => 4,
+            Cipher::Null => 8,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::x86::cbc::Job;
+use super::x86::cbc_encryption::Job;
 use super::x86::{self, AesUnit, Schedule};
 use super::{Kernel, portable};
 use crate::burst::BURST;
@@ -67,7 +67,7 @@ fn aes_key(cipher: CbcCipher, key: &CipherKey) -> Option<&[u8]> {
 }
 
 /// Encrypts in place. The keys of all lanes are of one length and for one kernel.
-pub(crate) fn cbc_encrypt(lanes: &mut [CbcEncryptLane<'_>]) {
+pub(crate) fn cbc_encrypt<'a>(lanes: impl Iterator<Item = CbcEncryptLane<'a>>) {
     let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
     for lane in lanes {
         match lane.keys {
@@ -79,7 +79,7 @@ pub(crate) fn cbc_encrypt(lanes: &mut [CbcEncryptLane<'_>]) {
 }
 
 /// Decrypts in place. The keys of all lanes are of one length and for one kernel.
-pub(crate) fn cbc_decrypt(lanes: &mut [CbcDecryptLane<'_>]) {
+pub(crate) fn cbc_decrypt<'a>(lanes: impl Iterator<Item = CbcDecryptLane<'a>>) {
     let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
     for lane in lanes {
         match lane.keys {

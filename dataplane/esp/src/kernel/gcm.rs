@@ -31,6 +31,11 @@ pub(crate) struct GcmOpenLane<'a> {
 }
 
 impl GcmKeys {
+    /// Bytes from the beginning of the keys on that are needed for a packet of so many bytes.
+    pub(crate) const fn len(packet_len: usize) -> usize {
+        x86::GcmKeys::len(packet_len)
+    }
+
     pub(crate) fn new(kernel: Kernel, cipher: GcmCipher, key: &CipherKey) -> Self {
         let key_len = match cipher {
             GcmCipher::Aes128 => 16,

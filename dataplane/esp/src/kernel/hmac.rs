@@ -1,11 +1,32 @@
 //! HMAC (RFC 2104) over hash states that were expanded with the key.
 
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::suite::Integrity;
 
-/// Room for the longest truncated tag, HMAC-SHA-512-256.
-pub(crate) const TAG_MAX: usize = 32;
+/// The leading bytes of an HMAC, in words: as many as the longest ICV has, that of HMAC-SHA-512-256.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Tag(pub(crate) [[u8; 4]; 8]);
+
+impl Tag {
+    /// Truncates it to an ICV.
+    #[inline]
+    pub(crate) fn write(&self, icv: &mut [u8]) {
+        for (icv, word) in icv.as_chunks_mut().0.iter_mut().zip(&self.0) {
+            *icv = *word;
+        }
+    }
+
+    /// Whether this is the ICV; in constant time.
+    #[inline]
+    pub(crate) fn is(&self, icv: &[u8]) -> bool {
+        let words = icv.as_chunks().0.iter().zip(&self.0);
+        let difference =
+            words.fold(0, |sum, (icv, word)| sum | (u32::from_ne_bytes(*icv) ^ u32::from_ne_bytes(*word)));
+        difference.ct_eq(&0).into()
+    }
+}
 
 /// The states of a hash after one block of inner and one of outer padding, each XORed with the key:
 /// two blocks less to hash per packet.
@@ -30,13 +51,13 @@ pub(crate) struct MacLane<'a> {
     pub(crate) keys: &'a MacKeys,
     /// From the ESP header to before the ICV.
     pub(crate) data: &'a [u8],
-    /// Where the tag comes; more of it than the ICV takes.
-    pub(crate) tag: [u8; TAG_MAX],
+    /// Where the tag comes.
+    pub(crate) tag: Tag,
 }
 
 impl<'a> MacLane<'a> {
     pub(crate) fn new(keys: &'a MacKeys, data: &'a [u8]) -> Self {
-        Self { keys, data, tag: [0; TAG_MAX] }
+        Self { keys, data, tag: Tag::default() }
     }
 }
 
@@ -70,7 +91,7 @@ impl MacKeys {
     }
 
     /// The leading bytes of the HMAC of `data`.
-    pub(crate) fn tag(&self, data: &[u8]) -> [u8; TAG_MAX] {
+    pub(crate) fn tag(&self, data: &[u8]) -> Tag {
         match self {
             Self::Md5(pads) => pads.tag(data),
             Self::Sha1(pads) => pads.tag(data),
@@ -141,12 +162,12 @@ impl<S: HashState> Pads<S> {
         Self { inner: pad(0x36), outer: pad(0x5c) }
     }
 
-    fn tag(&self, data: &[u8]) -> [u8; TAG_MAX] {
+    fn tag(&self, data: &[u8]) -> Tag {
         let mut digest = [0; 64];
         finish(self.inner, data).write(&mut digest);
         finish(self.outer, &digest[..S::DIGEST]).write(&mut digest);
-        let mut tag = [0; TAG_MAX];
-        tag.copy_from_slice(&digest[..TAG_MAX]);
+        let mut tag = Tag::default();
+        tag.0.as_flattened_mut().copy_from_slice(&digest[..32]);
         tag
     }
 }

@@ -14,9 +14,10 @@ pub(crate) use cbc::{
     CbcDecryptKeys, CbcDecryptLane, CbcEncryptKeys, CbcEncryptLane, cbc_decrypt, cbc_encrypt,
 };
 pub(crate) use gcm::{GcmKeys, GcmOpenLane, GcmSealLane, gcm_open, gcm_seal};
-pub(crate) use hmac::{MacKeys, MacLane, TAG_MAX};
+pub(crate) use hmac::{MacKeys, MacLane, Tag};
 pub use select::Kernel;
 pub use x86::prefetch;
+pub(crate) use x86::prefetch_packet;
 
 use crate::keys::{CipherKey, KeyMaterial};
 use crate::suite::{Algorithms, CbcCipher, Suite};
@@ -61,13 +62,13 @@ impl<C> Keys<C> {
         }
     }
 
-    /// Asks for the cache lines that packets of `suite` need. It is not read from the keys themselves,
-    /// which would be to wait for them.
+    /// Asks for the cache lines that a packet of `suite` and so many bytes needs. They are not read from
+    /// the keys themselves, which would be to wait for them.
     #[inline]
-    pub(crate) fn prefetch(&self, suite: Suite) {
+    pub(crate) fn prefetch(&self, suite: Suite, packet_len: usize) {
         let bytes = match suite.algorithms() {
             Algorithms::EncryptThenMac(_, integrity) => size_of::<C>() + MacKeys::len(integrity),
-            Algorithms::Aead(_) => size_of::<GcmKeys>(),
+            Algorithms::Aead(_) => GcmKeys::len(packet_len),
             #[cfg(feature = "null-cipher")]
             Algorithms::Null => 0,
         };

@@ -138,8 +138,12 @@ fn tags_are_those_of_the_hmac_crate() {
                 kernel::mac(kernel, &mut lanes);
                 for ((len, key), lane) in lengths.zip(&keys).zip(&lanes) {
                     let expected = reference(key, &data[..len]);
-                    let n = expected.len().min(lane.tag.len());
-                    assert_eq!(lane.tag[..n], expected[..n], "{kernel}: {integrity:?}, {len} bytes");
+                    let n = expected.len().min(size_of_val(&lane.tag));
+                    assert_eq!(
+                        lane.tag.0.as_flattened()[..n],
+                        expected[..n],
+                        "{kernel}: {integrity:?}, {len} bytes"
+                    );
                 }
             }
         }

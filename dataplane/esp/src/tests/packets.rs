@@ -159,9 +159,9 @@ fn sealed_raw(material: &KeyMaterial, sequence: u32, plain: &[u8]) -> Vec<u8> {
         kernel::Keys::EncryptThenMac(cbc, mac) => {
             let end = packet.len() - suite.icv_len();
             let lane = kernel::CbcEncryptLane { keys: &cbc, blocks: &mut packet[HEADER_LEN..end] };
-            kernel::cbc_encrypt(&mut [lane]);
+            kernel::cbc_encrypt([lane].into_iter());
             let tag = mac.tag(&packet[..end]);
-            packet[end..].copy_from_slice(&tag[..suite.icv_len()]);
+            tag.write(&mut packet[end..]);
         }
     }
     packet

@@ -39,7 +39,7 @@ fn cbc_encrypt(cipher: CbcCipher, key: &[u8], iv: &[u8], plain: &[u8]) -> Vec<u8
     let texts = Kernel::available().map(|kernel| {
         let keys = CbcEncryptKeys::new(kernel, cipher, &cipher_key(key));
         let mut blocks = sealed.clone();
-        kernel::cbc_encrypt(&mut [CbcEncryptLane { keys: &keys, blocks: &mut blocks }]);
+        kernel::cbc_encrypt([CbcEncryptLane { keys: &keys, blocks: &mut blocks }].into_iter());
         assert_eq!(&blocks[..iv.len()], iv, "{kernel}");
         blocks.split_off(iv.len())
     });
@@ -57,7 +57,7 @@ fn cbc_decrypt(cipher: CbcCipher, key: &[u8], iv: &[u8], text: &[u8]) -> Vec<u8>
     agreed(Kernel::available().map(|kernel| {
         let keys = CbcDecryptKeys::new(kernel, cipher, &cipher_key(key));
         let mut blocks = [iv, text].concat();
-        kernel::cbc_decrypt(&mut [CbcDecryptLane { keys: &keys, blocks: &mut blocks }]);
+        kernel::cbc_decrypt([CbcDecryptLane { keys: &keys, blocks: &mut blocks }].into_iter());
         blocks.split_off(iv.len())
     }))
 }
@@ -72,7 +72,7 @@ fn tag(integrity: Integrity, key: &[u8], data: &[u8]) -> Vec<u8> {
             Integrity::HmacSha1_96 => 20,
             _ => 32,
         };
-        lanes[0].tag[..len].to_vec()
+        lanes[0].tag.0.as_flattened()[..len].to_vec()
     }))
 }
 

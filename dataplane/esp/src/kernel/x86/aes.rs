@@ -17,13 +17,13 @@ pub(crate) const ROUND_KEYS: usize = 15;
 #[repr(C, align(64))]
 pub(crate) struct Schedule<T> {
     round_keys: [Block; ROUND_KEYS],
-    rounds: Rounds,
+    pub(super) rounds: Rounds,
     pub(super) with: T,
 }
 
 /// Of few values, so that what contains a schedule finds room for its own tag here.
 #[derive(Clone, Copy)]
-enum Rounds {
+pub(super) enum Rounds {
     Aes128 = 10,
     Aes192 = 12,
     Aes256 = 14,

@@ -42,6 +42,10 @@ impl Drop for GcmKeys {
 pub(super) const TEXT: usize = HEADER_LEN + GCM_IV_LEN;
 
 impl GcmKeys {
+    pub(crate) const fn len(_packet_len: usize) -> usize {
+        size_of::<Self>()
+    }
+
     /// From a key of 16 or 32 bytes.
     #[target_feature(enable = "aes,pclmulqdq,ssse3")]
     pub(super) fn new(unit: GcmUnit, key: &[u8], salt: [u8; GCM_SALT_LEN]) -> Self {

@@ -1,51 +1,36 @@
-//! HMAC with a packet in each lane.
+//! HMAC with a packet in each lane: first the inner hashes of all packets, each as long as its packet,
+//! and then the outer ones, which all take one block.
 
 use arrayvec::ArrayVec;
 
-use super::lanes::{Lanes, drive};
+use super::lanes::{Lanes, RUN, drive, longest_first};
 use crate::burst::BURST;
-use crate::kernel::{MacKeys, MacLane};
+use crate::kernel::{MacKeys, MacLane, Tag};
 
 /// A block of the hashes here.
 pub(super) type Chunk = [u8; 64];
 
-/// Packets being authenticated, one to a lane.
-struct Hmac<'j, 'a, H, const N: usize> {
-    jobs: &'j mut [MacLane<'a>],
-    /// Jobs not begun yet, the shortest first.
-    waiting: ArrayVec<usize, BURST>,
-    /// Job and stage of each lane.
-    current: [Option<(usize, Stage)>; N],
-    state: State<N>,
-    /// The last blocks of a message, with padding and length. Not a part of this, since borrows of the whole would
-    /// invalidate the pointers of lanes.
-    tails: &'j mut [[Chunk; 2]; N],
-    hash: std::marker::PhantomData<H>,
-}
+/// Words of the longest digest.
+pub(super) const WORDS_MAX: usize = 8;
+
+/// Digests, by word and job.
+type Digests<const N: usize> = [[u32; N]; WORDS_MAX];
+
+/// What idle lanes read.
+static IDLE: [Chunk; RUN] = [[0; 64]; RUN];
 
 /// What the lanes are at.
 #[repr(C, align(64))]
 pub(super) struct State<const N: usize> {
-    /// Hash states.
-    pub(super) words: [[u32; 8]; N],
+    /// Hash states, by word and lane.
+    pub(super) words: [[u32; N]; WORDS_MAX],
     /// Next block.
     pub(super) at: [*const Chunk; N],
-    /// 1, or 0 for an idle lane, which stays where it is.
-    pub(super) step: [usize; N],
+    /// Whether the lane has a packet.
+    pub(super) busy: [bool; N],
 }
 
-/// Where in its message a lane is.
-#[derive(Clone, Copy)]
-enum Stage {
-    /// The whole blocks of the data.
-    Body,
-    /// The rest of the data with padding.
-    Tail,
-    /// The digest of all that under the outer key.
-    Outer,
-}
-
-/// A hash with blocks of 64 bytes and big-endian words.
+/// A hash with blocks of 64 bytes.
 pub(super) trait Hash<const N: usize> {
     /// Words of the digest.
     const WORDS: usize;
@@ -53,122 +38,208 @@ pub(super) trait Hash<const N: usize> {
     /// States after inner and outer key; `None` if the keys are for another hash.
     fn pads(keys: &MacKeys) -> Option<(&[u32], &[u32])>;
 
+    /// A word as it is written into blocks and tags.
+    #[inline]
+    fn bytes(word: u32) -> [u8; 4] {
+        word.to_be_bytes()
+    }
+
+    /// The length field.
+    #[inline]
+    fn length(bits: u64) -> [u8; 8] {
+        bits.to_be_bytes()
+    }
+
+    /// Writes the last blocks of a message, the last bytes of which are `rest`, and says how many.
+    ///
+    /// # Safety
+    /// The CPU must have the features that the hash is for.
+    #[inline]
+    unsafe fn pad(rest: &[u8], bits: u64, tail: &mut [Chunk; 2]) -> usize {
+        *tail = [[0; 64]; 2];
+        tail[0][..rest.len()].copy_from_slice(rest);
+        tail[0][rest.len()] = 0x80;
+        let blocks = if rest.len() < LENGTH_AT { 1 } else { 2 };
+        tail[blocks - 1][LENGTH_AT..].copy_from_slice(&Self::length(bits));
+        blocks
+    }
+
     /// Mixes so many blocks into the state of every lane.
     ///
     /// # Safety
-    /// From `at` on, every lane must have that many blocks (an idle one, one), and the CPU the
-    /// features that the hash is for.
+    /// From `at` on, every lane must have that many blocks, and the CPU the features that the hash is
+    /// for.
     unsafe fn compress(state: &mut State<N>, blocks: usize);
+
+    /// Mixes a message that is no more than a digest into the state of every lane. `at` is of no
+    /// meaning then.
+    ///
+    /// # Safety
+    /// The CPU must have the features that the hash is for.
+    #[inline]
+    unsafe fn compress_digests(state: &mut State<N>, digests: &Digests<N>) {
+        let mut messages = [[0; 64]; N];
+        for (lane, message) in messages.iter_mut().enumerate() {
+            for (bytes, word) in message.as_chunks_mut().0.iter_mut().zip(&digests[..Self::WORDS]) {
+                *bytes = Self::bytes(word[lane]);
+            }
+            message[4 * Self::WORDS] = 0x80;
+            message[LENGTH_AT..]
+                .copy_from_slice(&Self::length(outer_bits(Self::WORDS).unsigned_abs().into()));
+        }
+        state.at = messages.each_ref().map(std::ptr::from_ref);
+        // SAFETY: every lane points to one block; the caller vouches for the features.
+        unsafe { Self::compress(state, 1) };
+    }
 }
 
-/// Computes the tags of all jobs, which are all for the hash `H`.
+/// Where in a block the length of the message is.
+pub(super) const LENGTH_AT: usize = 56;
+
+/// Length of the message of the outer hash, the block of key before it included.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "of a few words")]
+pub(super) const fn outer_bits(words: usize) -> i32 {
+    (64 + 4 * words as i32) * 8
+}
+
+/// Computes the tags of all jobs, at most a burst, which are all for the hash `H`.
 ///
 /// # Safety
 /// The CPU must have the features that `H` is for.
-#[inline]
+#[inline(always)]
 pub(super) unsafe fn tags<H: Hash<N>, const N: usize>(jobs: &mut [MacLane<'_>]) {
-    let mut waiting: ArrayVec<usize, BURST> = (0..jobs.len()).collect();
-    waiting.sort_unstable_by_key(|&job| jobs[job].data.len());
     let mut tails = [[[0; 64]; 2]; N];
-    let mut hmac = Hmac::<H, N> {
+    let mut digests = [[0; BURST]; WORDS_MAX];
+    drive(&mut Inner::<H, N> {
+        waiting: longest_first(jobs.iter().map(|job| job.data.len())),
         jobs,
-        waiting,
-        current: [None; N],
-        state: State { words: [[0; 8]; N], at: [std::ptr::null(); N], step: [0; N] },
+        current: [0; N],
+        in_tail: [false; N],
+        state: State::idle(),
         tails: &mut tails,
+        digests: &mut digests,
         hash: std::marker::PhantomData,
-    };
-    drive(&mut hmac);
+    });
+    for (group, jobs) in jobs.chunks_mut(N).enumerate() {
+        let digests = digests.each_ref().map(|row| std::array::from_fn(|lane| row[group * N + lane]));
+        // SAFETY: passed on.
+        unsafe { outer::<H, N>(jobs, &digests) };
+    }
 }
 
-impl<H: Hash<N>, const N: usize> Lanes<N> for Hmac<'_, '_, H, N> {
-    #[inline]
-    fn refill(&mut self, lane: usize) -> usize {
-        match self.current[lane] {
-            Some((job, Stage::Body)) => self.tail(lane, job),
-            Some((job, Stage::Tail)) => self.outer(lane, job),
-            Some((job, Stage::Outer)) => {
-                self.write(lane, job);
-                self.begin(lane)
-            }
-            None => self.begin(lane),
+/// Hashes the inner digests of up to `N` jobs under their outer keys.
+///
+/// # Safety
+/// The CPU must have the features that `H` is for.
+#[inline(always)]
+unsafe fn outer<H: Hash<N>, const N: usize>(jobs: &mut [MacLane<'_>], digests: &Digests<N>) {
+    let mut state = State::idle();
+    for (lane, job) in jobs.iter().enumerate() {
+        if let Some((_, outer)) = H::pads(job.keys) {
+            state.load(lane, outer);
         }
     }
-
-    #[inline]
-    unsafe fn run(&mut self, blocks: usize) {
-        // SAFETY: a busy lane points into the data of its job or to its own tail, and by the contract
-        // of this function has that many blocks left; an idle lane points to its tail. Who made the
-        // lanes has the features.
-        unsafe { H::compress(&mut self.state, blocks) };
+    // SAFETY: the caller vouches for the features.
+    unsafe { H::compress_digests(&mut state, digests) };
+    for (lane, job) in jobs.iter_mut().enumerate() {
+        let Tag(tag) = &mut job.tag;
+        for (bytes, words) in tag.iter_mut().zip(&state.words[..H::WORDS]) {
+            *bytes = H::bytes(words[lane]);
+        }
     }
 }
 
-impl<H: Hash<N>, const N: usize> Hmac<'_, '_, H, N> {
+/// Packets whose inner hashes are computed, one to a lane.
+struct Inner<'j, 'a, H, const N: usize> {
+    jobs: &'j [MacLane<'a>],
+    /// Jobs not begun yet, the longest last.
+    waiting: ArrayVec<usize, BURST>,
+    /// Job of each busy lane.
+    current: [usize; N],
+    /// Whether the lane is at its last blocks, those with padding and length.
+    in_tail: [bool; N],
+    state: State<N>,
+    /// The last blocks of a message. Not a part of this, since borrows of the whole would
+    /// invalidate the pointers of lanes.
+    tails: &'j mut [[Chunk; 2]; N],
+    digests: &'j mut Digests<BURST>,
+    hash: std::marker::PhantomData<H>,
+}
+
+impl<H: Hash<N>, const N: usize> Lanes<N> for Inner<'_, '_, H, N> {
+    #[inline(always)]
+    fn refill(&mut self, lane: usize) -> usize {
+        if self.state.busy[lane] {
+            let job = self.current[lane];
+            if !self.in_tail[lane] {
+                return self.tail(lane, job);
+            }
+            for word in 0..H::WORDS {
+                self.digests[word][job] = self.state.words[word][lane];
+            }
+        }
+        self.begin(lane)
+    }
+
+    #[inline(always)]
+    unsafe fn run(&mut self, blocks: usize) {
+        // SAFETY: a busy lane points into the data of its job or to its own tail, and by the contract
+        // of this function has that many blocks left; an idle lane points to as many as a run may
+        // have. Who made the lanes has the features.
+        unsafe { H::compress(&mut self.state, blocks) };
+        for at in &mut self.state.at {
+            *at = at.wrapping_add(blocks);
+        }
+    }
+}
+
+impl<H: Hash<N>, const N: usize> Inner<'_, '_, H, N> {
     /// Takes the next job into a lane.
+    #[inline(always)]
     fn begin(&mut self, lane: usize) -> usize {
         let next = self.waiting.pop().and_then(|job| Some((job, H::pads(self.jobs[job].keys)?.0)));
         let Some((job, inner)) = next else {
-            self.current[lane] = None;
-            self.state.at[lane] = self.tails[lane].as_ptr();
-            self.state.step[lane] = 0;
+            self.state.busy[lane] = false;
+            self.state.at[lane] = IDLE.as_ptr();
             return 0;
         };
-        self.load(lane, inner);
+        self.state.load(lane, inner);
+        self.current[lane] = job;
         let chunks = self.jobs[job].data.as_chunks().0;
         if chunks.is_empty() {
             return self.tail(lane, job);
         }
-        self.current[lane] = Some((job, Stage::Body));
+        self.in_tail[lane] = false;
         self.state.at[lane] = chunks.as_ptr();
         chunks.len()
     }
 
-    /// Pads what the whole blocks of the data left over.
+    /// Goes over to the last blocks.
+    #[inline(always)]
     fn tail(&mut self, lane: usize, job: usize) -> usize {
         let data = self.jobs[job].data;
-        let rest = data.as_chunks::<64>().1;
-        let tail = self.tails[lane].as_flattened_mut();
-        tail.fill(0);
-        tail[..rest.len()].copy_from_slice(rest);
-        tail[rest.len()] = 0x80;
-        let blocks = if rest.len() < 56 { 1 } else { 2 };
         // One block of key went before.
         let bits = (64 + data.len() as u64) * 8;
-        tail[blocks * 64 - 8..blocks * 64].copy_from_slice(&bits.to_be_bytes());
-        self.current[lane] = Some((job, Stage::Tail));
+        self.in_tail[lane] = true;
+        // SAFETY: who made the lanes has the features.
+        let blocks = unsafe { H::pad(data.as_chunks::<64>().1, bits, &mut self.tails[lane]) };
         self.state.at[lane] = self.tails[lane].as_ptr();
         blocks
     }
+}
 
-    /// Goes over from the inner digest to the outer hash.
-    fn outer(&mut self, lane: usize, job: usize) -> usize {
-        let tail = &mut self.tails[lane][0];
-        *tail = [0; 64];
-        for (bytes, word) in tail.as_chunks_mut().0.iter_mut().zip(&self.state.words[lane][..H::WORDS]) {
-            *bytes = word.to_be_bytes();
-        }
-        tail[4 * H::WORDS] = 0x80;
-        let bits = (64 + 4 * H::WORDS as u64) * 8;
-        tail[56..].copy_from_slice(&bits.to_be_bytes());
-        if let Some((_, outer)) = H::pads(self.jobs[job].keys) {
-            self.load(lane, outer);
-        }
-        self.current[lane] = Some((job, Stage::Outer));
-        self.state.at[lane] = self.tails[lane].as_ptr();
-        1
+impl<const N: usize> State<N> {
+    #[inline(always)]
+    fn idle() -> Self {
+        Self { words: [[0; N]; WORDS_MAX], at: [IDLE.as_ptr(); N], busy: [false; N] }
     }
 
-    /// Sets the state of a lane and makes it move.
+    /// Sets the state of a lane, which is busy from now on.
+    #[inline(always)]
     fn load(&mut self, lane: usize, state: &[u32]) {
-        self.state.words[lane][..H::WORDS].copy_from_slice(state);
-        self.state.step[lane] = 1;
-    }
-
-    fn write(&mut self, lane: usize, job: usize) {
-        let tag = self.jobs[job].tag.as_chunks_mut().0;
-        for (bytes, word) in tag.iter_mut().zip(&self.state.words[lane][..H::WORDS]) {
-            *bytes = word.to_be_bytes();
+        for (words, word) in self.words.iter_mut().zip(state) {
+            words[lane] = *word;
         }
+        self.busy[lane] = true;
     }
 }

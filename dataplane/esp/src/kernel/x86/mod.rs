@@ -6,7 +6,8 @@
 //! and lose the overlap.
 
 mod aes;
-pub(crate) mod cbc;
+mod cbc_decryption;
+pub(crate) mod cbc_encryption;
 mod gcm;
 mod gcm_256;
 mod gcm_512;
@@ -71,6 +72,15 @@ fn load_512(blocks: &[Block], i: usize) -> __m512i {
 fn store_512(four: &mut [Block; 4], value: __m512i) {
     // SAFETY: writes the 64 bytes of `four`; no alignment is asked for.
     unsafe { _mm512_storeu_si512(ptr::from_mut(four).cast(), value) }
+}
+
+/// Asks for the first cache lines of a packet: those of a short one. The CPU sees by itself that a long one
+/// is read from the beginning to the end.
+#[inline]
+pub(crate) fn prefetch_packet(packet: &[u8]) {
+    for line in packet.chunks(64).take(4) {
+        prefetch(&line[0], 1);
+    }
 }
 
 /// Asks for the cache lines of the first bytes of a value, ahead of their use.

@@ -1,18 +1,36 @@
 //! SHA-1 (FIPS 180-4) with a packet in each 32-bit lane of 512-bit registers.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::hmac::{Chunk, Hash, State};
-use crate::kernel::MacKeys;
+use arrayvec::ArrayVec;
+
+use super::hmac::{Chunk, Hash, LENGTH_AT, State, WORDS_MAX, outer_bits, tags};
+use super::sha_ni;
+use crate::kernel::{MacKeys, MacLane};
 
 /// Packets side by side.
-pub(super) const LANES: usize = 16;
+const LANES: usize = 16;
 
-pub(super) struct Sha1;
+/// So many packets are hashed sooner, four at a time, on the SHA extensions.
+const FEW: usize = 8;
+
+/// Words of the digest.
+const WORDS: usize = 5;
+
+struct Sha1;
+
+/// Computes the tags of all jobs, at most a burst. Needs the SHA extensions too.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn hmac(jobs: &mut [MacLane<'_>]) {
+    // SAFETY: these are the features, and every CPU with them that this is called on has the others.
+    unsafe { tags::<Sha1, LANES>(jobs) }
+}
 
 impl Hash<LANES> for Sha1 {
-    const WORDS: usize = 5;
+    const WORDS: usize = WORDS;
 
+    #[inline(always)]
     fn pads(keys: &MacKeys) -> Option<(&[u32], &[u32])> {
         match keys {
             MacKeys::Sha1(pads) => Some((&pads.inner, &pads.outer)),
@@ -20,9 +38,100 @@ impl Hash<LANES> for Sha1 {
         }
     }
 
-    unsafe fn compress(state: &mut State<LANES>, blocks: usize) {
+    #[inline(always)]
+    unsafe fn pad(rest: &[u8], bits: u64, tail: &mut [Chunk; 2]) -> usize {
         // SAFETY: passed on.
-        unsafe { sha1(state, blocks) }
+        unsafe { pad(rest, bits, tail) }
+    }
+
+    #[inline(always)]
+    unsafe fn compress(state: &mut State<LANES>, blocks: usize) {
+        let busy = state.busy.iter().filter(|&&busy| busy).count();
+        // SAFETY: passed on.
+        unsafe { if busy > FEW { compress(state, blocks) } else { compress_few(state, blocks) } }
+    }
+
+    #[inline(always)]
+    unsafe fn compress_digests(state: &mut State<LANES>, digests: &[[u32; LANES]; WORDS_MAX]) {
+        // SAFETY: passed on.
+        unsafe { compress_digests(state, digests) }
+    }
+}
+
+/// As [`Hash::pad`], but without a copy in small pieces, which the wide load after it would have to
+/// wait for.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn pad(rest: &[u8], bits: u64, tail: &mut [Chunk; 2]) -> usize {
+    let end = 1_u64 << (rest.len() % 64);
+    // SAFETY: the mask leaves the bytes of `rest`.
+    let text = unsafe { _mm512_maskz_loadu_epi8(end - 1, rest.as_ptr().cast()) };
+    let text = _mm512_mask_mov_epi8(text, end, _mm512_set1_epi8(0x80_u8.cast_signed()));
+    let length = _mm512_set1_epi64(bits.swap_bytes().cast_signed());
+    let [first, second] = tail.each_mut().map(|chunk| std::ptr::from_mut(chunk).cast());
+    if rest.len() < LENGTH_AT {
+        // SAFETY: 64 bytes; no alignment is asked for.
+        unsafe { _mm512_storeu_si512(first, _mm512_mask_mov_epi64(text, 0x80, length)) };
+        return 1;
+    }
+    // SAFETY: twice 64 bytes; no alignment is asked for.
+    unsafe {
+        _mm512_storeu_si512(first, text);
+        _mm512_storeu_si512(second, _mm512_maskz_mov_epi64(0x80, length));
+    }
+    2
+}
+
+/// # Safety
+/// As for [`Hash::compress`].
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn compress(state: &mut State<LANES>, blocks: usize) {
+    let mut h = load(&state.words);
+    for block in 0..blocks {
+        // SAFETY: the caller vouches for the blocks that each lane has.
+        h = rounds(h, unsafe { messages(&state.at, block) });
+    }
+    store(&mut state.words, h);
+}
+
+/// The same where few lanes are busy.
+///
+/// # Safety
+/// As for [`Hash::compress`], with the SHA extensions and an idle lane.
+unsafe fn compress_few(state: &mut State<LANES>, blocks: usize) {
+    let (busy, idle): (ArrayVec<usize, LANES>, ArrayVec<usize, LANES>) =
+        (0..LANES).partition(|&lane| state.busy[lane]);
+    for lanes in busy.chunks(sha_ni::LANES) {
+        let four = std::array::from_fn(|i| *lanes.get(i).unwrap_or(&idle[0]));
+        // SAFETY: passed on.
+        unsafe { sha_ni::sha1(state, four, blocks) };
+    }
+}
+
+/// As [`Hash::compress_digests`]: the digests are words of all lanes already.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn compress_digests(state: &mut State<LANES>, digests: &[[u32; LANES]; WORDS_MAX]) {
+    let mut message = [_mm512_setzero_si512(); 16];
+    message[..WORDS].copy_from_slice(&load(digests));
+    message[WORDS] = _mm512_set1_epi32(i32::MIN);
+    message[15] = _mm512_set1_epi32(outer_bits(WORDS));
+    let h = rounds(load(&state.words), message);
+    store(&mut state.words, h);
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load(words: &[[u32; LANES]; WORDS_MAX]) -> [__m512i; WORDS] {
+    // SAFETY: 16 words each; no alignment is asked for.
+    std::array::from_fn(|i| unsafe { _mm512_loadu_si512(words[i].as_ptr().cast()) })
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store(words: &mut [[u32; LANES]; WORDS_MAX], h: [__m512i; WORDS]) {
+    for (words, h) in words.iter_mut().zip(h) {
+        // SAFETY: 16 words; no alignment is asked for.
+        unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), h) };
     }
 }
 
@@ -46,70 +155,65 @@ const fn constant(t: usize) -> i32 {
     k.cast_signed()
 }
 
-/// # Safety
-/// As for [`Hash::compress`], with AVX-512F and AVX-512BW.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn sha1(state: &mut State<LANES>, blocks: usize) {
-    let State { words, at, step } = state;
-    // Where each lane has its state, in words.
-    let places = _mm512_set_epi32(120, 112, 104, 96, 88, 80, 72, 64, 56, 48, 40, 32, 24, 16, 8, 0);
-    let words: *mut i32 = words.as_flattened_mut().as_mut_ptr().cast();
-    let mut h = [_mm512_setzero_si512(); 5];
-    for (i, h) in h.iter_mut().enumerate() {
-        // SAFETY: `i` is below the 8 words of a state, and `places` within the 16 states.
-        *h = unsafe { _mm512_i32gather_epi32::<4>(places, words.wrapping_add(i)) };
-    }
-    for _ in 0..blocks {
-        // SAFETY: the caller vouches for the block that each lane is at.
-        let mut w = unsafe { messages(at) };
-        let mut s = h;
-        macro_rules! rounds {
-            ($($t:literal)*) => {$(
-                if $t >= 16 {
-                    let two = _mm512_xor_si512(w[($t + 13) % 16], w[($t + 8) % 16]);
-                    let four = _mm512_ternarylogic_epi32::<0x96>(two, w[($t + 2) % 16], w[$t % 16]);
-                    w[$t % 16] = _mm512_rol_epi32::<1>(four);
-                }
-                // The words move on by one place per round: here their names do.
-                let (a, b, c, d) = (s[(80 - $t) % 5], s[(81 - $t) % 5], s[(82 - $t) % 5], s[(83 - $t) % 5]);
-                let e = &mut s[(84 - $t) % 5];
-                let input = _mm512_add_epi32(w[$t % 16], _mm512_set1_epi32(const { constant($t) }));
-                let mixed = _mm512_ternarylogic_epi32::<{ function($t) }>(b, c, d);
-                *e = _mm512_add_epi32(_mm512_add_epi32(*e, input), mixed);
-                *e = _mm512_add_epi32(*e, _mm512_rol_epi32::<5>(a));
-                s[(81 - $t) % 5] = _mm512_rol_epi32::<30>(b);
-            )*};
-        }
-        rounds!(
-            0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32
-            33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62
-            63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79
+/// Holds the compiler to computing a message word together with the round that takes it. Left alone it
+/// computes all of them first, which are more than there are registers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn pin(word: &mut __m512i, state: &mut __m512i) {
+    // SAFETY: no instruction at all.
+    unsafe {
+        asm!(
+            "/* {0} {1} */",
+            inout(zmm_reg) * word,
+            inout(zmm_reg) * state,
+            options(pure, nomem, nostack, preserves_flags)
         );
-        for (h, s) in h.iter_mut().zip(s) {
-            *h = _mm512_add_epi32(*h, s);
-        }
-        for (at, step) in at.iter_mut().zip(&*step) {
-            *at = at.wrapping_add(*step);
-        }
-    }
-    for (i, h) in h.into_iter().enumerate() {
-        // SAFETY: as for the gather.
-        unsafe { _mm512_i32scatter_epi32::<4>(words.wrapping_add(i), places, h) };
     }
 }
 
-/// The sixteen message words, each of all lanes.
+/// One block of all lanes (FIPS 180-4 section 6.1.2).
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn rounds(h: [__m512i; WORDS], mut w: [__m512i; 16]) -> [__m512i; WORDS] {
+    let mut s = h;
+    macro_rules! rounds {
+        ($($t:literal)*) => {$(
+            if $t >= 16 {
+                let two = _mm512_xor_si512(w[($t + 13) % 16], w[($t + 8) % 16]);
+                let four = _mm512_ternarylogic_epi32::<0x96>(two, w[($t + 2) % 16], w[$t % 16]);
+                w[$t % 16] = _mm512_rol_epi32::<1>(four);
+            }
+            // The words move on by one place per round: here their names do.
+            let (a, b, c, d) = (s[(80 - $t) % 5], s[(81 - $t) % 5], s[(82 - $t) % 5], s[(83 - $t) % 5]);
+            let e = &mut s[(84 - $t) % 5];
+            pin(&mut w[$t % 16], e);
+            let input = _mm512_add_epi32(w[$t % 16], _mm512_set1_epi32(const { constant($t) }));
+            let mixed = _mm512_ternarylogic_epi32::<{ function($t) }>(b, c, d);
+            *e = _mm512_add_epi32(_mm512_add_epi32(*e, input), mixed);
+            *e = _mm512_add_epi32(*e, _mm512_rol_epi32::<5>(a));
+            s[(81 - $t) % 5] = _mm512_rol_epi32::<30>(b);
+        )*};
+    }
+    rounds!(
+        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32
+        33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62
+        63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79
+    );
+    std::array::from_fn(|i| _mm512_add_epi32(h[i], s[i]))
+}
+
+/// The sixteen message words of a block, each of all lanes.
 ///
 /// # Safety
-/// Every pointer must be to a block.
+/// Every pointer must be to more blocks than that.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-unsafe fn messages(at: &[*const Chunk; LANES]) -> [__m512i; 16] {
+unsafe fn messages(at: &[*const Chunk; LANES], block: usize) -> [__m512i; 16] {
     let order = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203));
     let mut rows = [_mm512_setzero_si512(); 16];
     for (row, at) in rows.iter_mut().zip(at) {
         // SAFETY: 64 bytes of a block, as the caller vouches.
-        *row = _mm512_shuffle_epi8(unsafe { _mm512_loadu_si512(at.cast()) }, order);
+        *row = _mm512_shuffle_epi8(unsafe { _mm512_loadu_si512(at.wrapping_add(block).cast()) }, order);
     }
     // A matrix of 16 by 16 words is turned over its diagonal: pairs of words, pairs of pairs, and then
     // the four quarters of the registers.

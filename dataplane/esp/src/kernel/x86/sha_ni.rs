@@ -25,7 +25,7 @@ impl Hash<LANES> for Sha1 {
 
     unsafe fn compress(state: &mut State<LANES>, blocks: usize) {
         // SAFETY: passed on.
-        unsafe { sha1(state, blocks) }
+        unsafe { sha1(state, [0, 1, 2, 3], blocks) }
     }
 }
 
@@ -65,26 +65,29 @@ unsafe fn message(at: *const Chunk, i: usize, order: __m128i) -> __m128i {
     _mm_shuffle_epi8(bytes, order)
 }
 
+/// Mixes so many blocks into the states of four lanes; one that is idle may be named more than once.
+///
 /// # Safety
 /// As for [`Hash::compress`], with the SHA extensions.
 #[target_feature(enable = "sha,ssse3,sse4.1")]
-unsafe fn sha1(state: &mut State<LANES>, blocks: usize) {
+pub(super) unsafe fn sha1<const N: usize>(state: &mut State<N>, lanes: [usize; LANES], blocks: usize) {
     // The instructions want the first word in the highest place, so all four words are reversed.
     let order = _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f);
-    let State { words, at, step } = state;
+    let at = lanes.map(|lane| state.at[lane]);
     let mut abcd = [_mm_setzero_si128(); LANES];
     let mut e0 = abcd;
     for l in 0..LANES {
-        abcd[l] = _mm_shuffle_epi32::<0x1b>(half(&words[l], 0));
-        e0[l] = _mm_slli_si128::<12>(half(&words[l], 1));
+        let word = |i: usize| state.words[i][lanes[l]].cast_signed();
+        abcd[l] = _mm_set_epi32(word(0), word(1), word(2), word(3));
+        e0[l] = _mm_set_epi32(word(4), 0, 0, 0);
     }
-    for _ in 0..blocks {
+    for block in 0..blocks {
         let (abcd_before, e_before) = (abcd, e0);
         let mut m = [[_mm_setzero_si128(); LANES]; 4];
         for (i, m) in m.iter_mut().enumerate() {
-            for (m, at) in m.iter_mut().zip(&*at) {
+            for (m, at) in m.iter_mut().zip(at) {
                 // SAFETY: the caller vouches for the block that each lane is at.
-                *m = unsafe { message(*at, i, order) };
+                *m = unsafe { message(at.wrapping_add(block), i, order) };
             }
         }
         let mut e1 = [_mm_setzero_si128(); LANES];
@@ -121,26 +124,20 @@ unsafe fn sha1(state: &mut State<LANES>, blocks: usize) {
         for l in 0..LANES {
             e0[l] = _mm_sha1nexte_epu32(e0[l], e_before[l]);
             abcd[l] = _mm_add_epi32(abcd[l], abcd_before[l]);
-            at[l] = at[l].wrapping_add(step[l]);
         }
     }
     for l in 0..LANES {
-        set_half(&mut words[l], 0, _mm_shuffle_epi32::<0x1b>(abcd[l]));
-        words[l][4] = _mm_extract_epi32::<3>(e0[l]).cast_unsigned();
+        let words = [
+            _mm_extract_epi32::<3>(abcd[l]),
+            _mm_extract_epi32::<2>(abcd[l]),
+            _mm_extract_epi32::<1>(abcd[l]),
+            _mm_extract_epi32::<0>(abcd[l]),
+            _mm_extract_epi32::<3>(e0[l]),
+        ];
+        for (row, word) in state.words.iter_mut().zip(words) {
+            row[lanes[l]] = word.cast_unsigned();
+        }
     }
-}
-
-/// Four words of a state.
-#[inline]
-fn half(words: &[u32; 8], i: usize) -> __m128i {
-    // SAFETY: 16 of 32 bytes; SSE2 is part of x86-64.
-    unsafe { _mm_loadu_si128(words[4 * i..4 * i + 4].as_ptr().cast()) }
-}
-
-#[inline]
-fn set_half(words: &mut [u32; 8], i: usize, value: __m128i) {
-    // SAFETY: 16 of 32 bytes; SSE2 is part of x86-64.
-    unsafe { _mm_storeu_si128(words[4 * i..4 * i + 4].as_mut_ptr().cast(), value) };
 }
 
 /// Round constants of SHA-256 (FIPS 180-4 section 4.2.2), four to a register.
@@ -161,22 +158,22 @@ static K: [[u32; 4]; 16] = [
 #[target_feature(enable = "sha,ssse3,sse4.1")]
 unsafe fn sha256(state: &mut State<LANES>, blocks: usize) {
     let order = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
-    let State { words, at, step } = state;
+    let State { words, at, .. } = state;
     // The instructions want the words as A B E F and C D G H, the first in the highest place.
     let mut abef = [_mm_setzero_si128(); LANES];
     let mut cdgh = abef;
     for l in 0..LANES {
-        let (abcd, efgh) = (half(&words[l], 0), half(&words[l], 1));
-        abef[l] = _mm_shuffle_epi32::<0x1b>(_mm_unpacklo_epi64(abcd, efgh));
-        cdgh[l] = _mm_shuffle_epi32::<0x1b>(_mm_unpackhi_epi64(abcd, efgh));
+        let word = |i: usize| words[i][l].cast_signed();
+        abef[l] = _mm_set_epi32(word(0), word(1), word(4), word(5));
+        cdgh[l] = _mm_set_epi32(word(2), word(3), word(6), word(7));
     }
-    for _ in 0..blocks {
+    for block in 0..blocks {
         let (abef_before, cdgh_before) = (abef, cdgh);
         let mut m = [[_mm_setzero_si128(); LANES]; 4];
         for (i, m) in m.iter_mut().enumerate() {
             for (m, at) in m.iter_mut().zip(&*at) {
                 // SAFETY: the caller vouches for the block that each lane is at.
-                *m = unsafe { message(*at, i, order) };
+                *m = unsafe { message(at.wrapping_add(block), i, order) };
             }
         }
         // Four rounds, and the message words that come of them.
@@ -206,12 +203,21 @@ unsafe fn sha256(state: &mut State<LANES>, blocks: usize) {
         for l in 0..LANES {
             abef[l] = _mm_add_epi32(abef[l], abef_before[l]);
             cdgh[l] = _mm_add_epi32(cdgh[l], cdgh_before[l]);
-            at[l] = at[l].wrapping_add(step[l]);
         }
     }
     for l in 0..LANES {
-        let (abef, cdgh) = (_mm_shuffle_epi32::<0x1b>(abef[l]), _mm_shuffle_epi32::<0x1b>(cdgh[l]));
-        set_half(&mut words[l], 0, _mm_unpacklo_epi64(abef, cdgh));
-        set_half(&mut words[l], 1, _mm_unpackhi_epi64(abef, cdgh));
+        let state = [
+            _mm_extract_epi32::<3>(abef[l]),
+            _mm_extract_epi32::<2>(abef[l]),
+            _mm_extract_epi32::<3>(cdgh[l]),
+            _mm_extract_epi32::<2>(cdgh[l]),
+            _mm_extract_epi32::<1>(abef[l]),
+            _mm_extract_epi32::<0>(abef[l]),
+            _mm_extract_epi32::<1>(cdgh[l]),
+            _mm_extract_epi32::<0>(cdgh[l]),
+        ];
+        for (row, word) in words.iter_mut().zip(state) {
+            row[l] = word.cast_unsigned();
+        }
     }
 }

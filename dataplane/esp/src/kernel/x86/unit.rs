@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::{__m128i, _mm_xor_si128};
 
+use super::cbc_encryption::Job;
 use super::gcm::GcmKeys;
 use super::hmac::tags;
-use super::{Schedule, cbc, gcm, gcm_256, gcm_512, sha_ni, sha1_512, store};
+use super::{Schedule, cbc_decryption, cbc_encryption, gcm, gcm_256, gcm_512, sha_ni, sha1_512, store};
 use crate::kernel::{MacKeys, MacLane};
 use crate::suite::GCM_SALT_LEN;
 
@@ -59,27 +60,27 @@ impl AesUnit {
 
 /// Encrypts whole packets in place, chained from a block of zeros. The keys are of one length, and of
 /// one unit.
-pub(crate) fn cbc_encrypt(jobs: &mut [cbc::Job<'_>]) {
+pub(crate) fn cbc_encrypt(jobs: &mut [Job<'_>]) {
+    let Some(Schedule { with: unit, rounds, .. }) = jobs.first().map(|job| job.0) else { return };
     // SAFETY: the unit has the features that its kernel is for.
     unsafe {
-        match jobs.first().map(|job| job.0.with) {
-            None => {}
-            Some(AesUnit::AesNi) => cbc::encrypt_128(jobs),
-            Some(AesUnit::Vaes256) => cbc::encrypt_256(jobs),
-            Some(AesUnit::Vaes512) => cbc::encrypt_512(jobs),
+        match unit {
+            AesUnit::AesNi => cbc_encryption::encrypt_128(jobs, *rounds),
+            AesUnit::Vaes256 => cbc_encryption::encrypt_256(jobs, *rounds),
+            AesUnit::Vaes512 => cbc_encryption::encrypt_512(jobs, *rounds),
         }
     }
 }
 
 /// Decrypts whole packets in place; the first block of each is the IV. The keys are of one unit.
-pub(crate) fn cbc_decrypt(jobs: &mut [cbc::Job<'_>]) {
+pub(crate) fn cbc_decrypt(jobs: &mut [Job<'_>]) {
+    let Some(unit) = jobs.first().map(|job| job.0.with) else { return };
     // SAFETY: the unit has the features that its kernel is for.
     unsafe {
-        match jobs.first().map(|job| job.0.with) {
-            None => {}
-            Some(AesUnit::AesNi) => cbc::decrypt_128(jobs),
-            Some(AesUnit::Vaes256) => cbc::decrypt_256(jobs),
-            Some(AesUnit::Vaes512) => cbc::decrypt_512(jobs),
+        match unit {
+            AesUnit::AesNi => cbc_decryption::decrypt_128(jobs),
+            AesUnit::Vaes256 => cbc_decryption::decrypt_256(jobs),
+            AesUnit::Vaes512 => cbc_decryption::decrypt_512(jobs),
         }
     }
 }
@@ -169,22 +170,11 @@ impl ShaUnit {
         unsafe {
             match (jobs.first().map(|job| job.keys), self) {
                 (Some(MacKeys::Sha1(_)), Self::ShaNi) => tags::<sha_ni::Sha1, _>(jobs),
-                (Some(MacKeys::Sha1(_)), Self::Avx512) => {
-                    let (wide, few) = jobs.split_at_mut(worth_512(jobs.len()));
-                    tags::<sha1_512::Sha1, _>(wide);
-                    tags::<sha_ni::Sha1, _>(few);
-                }
+                (Some(MacKeys::Sha1(_)), Self::Avx512) => sha1_512::hmac(jobs),
                 (Some(MacKeys::Sha256(_)), _) => tags::<sha_ni::Sha256, _>(jobs),
                 _ => return false,
             }
         }
         true
     }
-}
-
-/// How many of so many packets go sixteen at a time: those that would leave most lanes idle are done
-/// sooner on the SHA extensions.
-fn worth_512(jobs: usize) -> usize {
-    let rest = jobs % sha1_512::LANES;
-    if rest < sha1_512::LANES / 2 { jobs - rest } else { jobs }
 }
