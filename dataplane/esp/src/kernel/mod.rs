@@ -17,6 +17,7 @@ pub(crate) use gcm::{GcmKeys, GcmOpenLane, GcmSealLane, gcm_open, gcm_seal};
 pub(crate) use hmac::{MacKeys, MacLane, Tag};
 pub use select::Kernel;
 pub use x86::prefetch;
+use x86::prefetch_end;
 pub(crate) use x86::prefetch_packet;
 
 use crate::keys::{CipherKey, KeyMaterial};
@@ -73,6 +74,8 @@ impl<C> Keys<C> {
             Algorithms::Null => 0,
         };
         prefetch(self, bytes);
+        // What tells the variants apart is where the largest one has room for it.
+        prefetch_end(self);
     }
 
     /// Of a CBC suite.
