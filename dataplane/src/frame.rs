@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
-use dmvpn_tables::{PeerId, TunnelId};
+use dmvpn_esp::prefetch;
+use dmvpn_tables::{PeerId, PortId, TunnelId};
 use zerocopy::FromBytes;
 
 /// Packets in one [`Frame`]. One poll takes in no more than this.
@@ -47,6 +48,11 @@ pub trait Buffer: Sized + Send {
     /// `None`, and no change, if the tailroom is smaller.
     fn append(&mut self, n: usize) -> Option<&mut [u8]>;
 
+    /// Grows the packet by `front` bytes at the front and `back` at the back, their content unspecified, and gives the
+    /// `ROOM` bytes in front of what was there before: of them, the last `front` belong to the packet now. `None`, and no
+    /// change, if there is no room, or if `front` is more than `ROOM`.
+    fn grow<const ROOM: usize>(&mut self, front: usize, back: usize) -> Option<&mut [u8; ROOM]>;
+
     /// Cuts `n` bytes off the front, or all if there are fewer.
     fn trim_front(&mut self, n: usize);
 
@@ -58,6 +64,17 @@ pub trait Buffer: Sized + Send {
         self.trim_back(self.len().saturating_sub(bytes.end));
         self.trim_front(bytes.start);
     }
+
+    /// Asks for the cache lines of the packet's headers and of its meta data, ahead of use.
+    fn prefetch(&self) {
+        prefetch(self.meta(), 1);
+        if let Some(first) = self.bytes().first() {
+            prefetch(first, HEADERS);
+        }
+    }
+
+    /// Asks for the cache line 64 bytes before the packet, where headers will be written.
+    fn prefetch_headroom(&self);
 
     /// What the stages know of the packet.
     fn meta(&self) -> &Meta;
@@ -77,6 +94,9 @@ pub trait Pool {
     fn alloc(&mut self) -> Option<Self::Buffer>;
 }
 
+/// Bytes of a received packet that the stages read: all headers, also of what ESP protects.
+const HEADERS: usize = 128;
+
 /// Headroom that a received packet needs so that the encrypt stage can put everything in front of
 /// it in place: Ethernet 14, IPv4 20, UDP 8, ESP with IV 24, IPv4 20, GRE with key 8, less the Ethernet header
 /// that came off; rounded up to a cache line.
@@ -88,8 +108,8 @@ pub const TAILROOM: usize = 64;
 /// What the stages know of a packet. It lives beside the packet (in an mbuf's private area) and fills
 /// one cache line.
 ///
-/// Every bit pattern is a valid value (that is what [`FromBytes`] says), so a buffer need not set it up:
-/// the stage that takes a packet in overwrites it whole.
+/// Every bit pattern is a valid value (that is what [`FromBytes`] says), so a buffer need not set it up. Who takes a packet
+/// in sets port, flags and entry; all else is set before the flag, or the stage, that makes it valid.
 #[derive(Debug, Clone, Copy, Default, FromBytes)]
 #[repr(C, align(64))]
 pub struct Meta {
@@ -103,14 +123,14 @@ pub struct Meta {
     pub(crate) neighbor: u32,
     /// SPI of an ESP packet that came in.
     pub(crate) spi: u32,
-    /// The port it came in by, or is to leave by with [`Meta::FRAMED`].
-    pub(crate) port: u16,
     /// The tunnel it came in by, with [`Meta::FROM_TUNNEL`]; or that it is replicated to.
     pub(crate) tunnel: u16,
     /// Where the ESP header begins.
     pub(crate) esp_offset: u16,
     /// GRE protocol type of a packet on its way into a tunnel.
     pub(crate) gre_protocol: u16,
+    /// The port it came in by, or is to leave by with [`Meta::FRAMED`].
+    pub(crate) port: u16,
     /// Bits below.
     pub(crate) flags: u8,
     /// An [`Entry`].
@@ -135,11 +155,6 @@ pub(crate) enum Entry {
     Egress,
 }
 
-impl Entry {
-    const ALL: [Self; 6] =
-        [Self::Ingress, Self::Decrypt, Self::Forward, Self::Replicate, Self::Encrypt, Self::Egress];
-}
-
 impl Meta {
     /// Came out of a tunnel.
     pub(crate) const FROM_TUNNEL: u8 = 1;
@@ -157,22 +172,46 @@ impl Meta {
         Self { entry: entry as u8, ..Self::default() }
     }
 
+    /// It came in by a port.
+    #[inline]
+    pub(crate) fn arrive(&mut self, port: PortId) {
+        self.port = port.0;
+        self.flags = 0;
+        self.entry = Entry::Ingress as u8;
+    }
+
     /// Where it enters.
+    #[inline]
     pub(crate) fn entry(&self) -> Entry {
-        Entry::ALL.get(usize::from(self.entry)).copied().unwrap_or(Entry::Ingress)
+        const DECRYPT: u8 = Entry::Decrypt as u8;
+        const FORWARD: u8 = Entry::Forward as u8;
+        const REPLICATE: u8 = Entry::Replicate as u8;
+        const ENCRYPT: u8 = Entry::Encrypt as u8;
+        const EGRESS: u8 = Entry::Egress as u8;
+        match self.entry {
+            DECRYPT => Entry::Decrypt,
+            FORWARD => Entry::Forward,
+            REPLICATE => Entry::Replicate,
+            ENCRYPT => Entry::Encrypt,
+            EGRESS => Entry::Egress,
+            _ => Entry::Ingress,
+        }
     }
 
     /// Whether a flag is set.
+    #[inline]
     pub(crate) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 
     /// The peer it came from, if an SA tells.
+    #[inline]
     pub(crate) fn peer(&self) -> Option<PeerId> {
         self.has(Self::FROM_PEER).then_some(PeerId(self.from_peer))
     }
 
     /// The tunnel it came from.
+    #[inline]
     pub(crate) fn arrived_by(&self) -> Option<TunnelId> {
         self.has(Self::FROM_TUNNEL).then_some(TunnelId(self.tunnel))
     }

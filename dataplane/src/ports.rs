@@ -2,15 +2,11 @@
 
 use std::sync::Arc;
 
-use dmvpn_esp::prefetch;
 use dmvpn_tables::PortId;
 
 use crate::counters::{Counters, DropReason};
-use crate::frame::{Buffer, Entry, Frame, Meta};
+use crate::frame::{Buffer, Frame};
 use crate::link::Link;
-
-/// Bytes of a packet that the stages look at: all headers, also of what ESP protects.
-const HEAD: usize = 128;
 
 /// This worker's queues of all ports, by number, and what waits to be sent on each.
 pub(crate) struct Ports<L: Link> {
@@ -46,6 +42,7 @@ impl<L: Link> Ports<L> {
     }
 
     /// Queues a packet, with its Ethernet header, to be sent on a port.
+    #[inline]
     pub(crate) fn queue(&mut self, port: PortId, packet: L::Buffer) {
         let Some(queue) = self.queues.get_mut(usize::from(port.0)) else {
             return self.counters.count_drop(DropReason::NoPort);
@@ -73,20 +70,13 @@ impl<L: Link> Queue<L> {
         if received.is_empty() {
             return;
         }
-        for packet in &*received {
-            prefetch(packet.meta(), 1);
-            if let Some(first) = packet.bytes().first() {
-                prefetch(first, HEAD);
-            }
-        }
-        let mut bytes = 0;
-        for packet in &mut *received {
-            *packet.meta_mut() = Meta { port: self.port.0, ..Meta::entering(Entry::Ingress) };
-            bytes += packet.len() as u64;
-        }
+        received.iter().for_each(Buffer::prefetch);
         if let Some(counters) = counters.port(self.port) {
             counters.rx_packets.add(received.len() as u64);
-            counters.rx_bytes.add(bytes);
+            counters.rx_bytes.add(bytes(received));
+        }
+        for packet in received {
+            packet.meta_mut().arrive(self.port);
         }
     }
 
@@ -103,6 +93,6 @@ impl<L: Link> Queue<L> {
     }
 }
 
-fn bytes<B: Buffer>(frame: &Frame<B>) -> u64 {
+fn bytes<B: Buffer>(frame: &[B]) -> u64 {
     frame.iter().map(|packet| packet.len() as u64).sum()
 }

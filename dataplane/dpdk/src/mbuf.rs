@@ -1,5 +1,6 @@
 //! Packet buffers.
 
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -116,6 +117,19 @@ impl Buffer for Mbuf {
         self.bytes_mut().get_mut(usize::from(len)..)
     }
 
+    fn grow<const ROOM: usize>(&mut self, front: usize, back: usize) -> Option<&mut [u8; ROOM]> {
+        let (off, len) = (usize::from(self.data_off()), self.len());
+        if off < ROOM || front > ROOM || back > self.tailroom() {
+            return None;
+        }
+        // SAFETY: the headroom has that many bytes (checked), and they are as the packet's own: see `bytes`.
+        let room = unsafe { self.data().sub(ROOM).cast::<[u8; ROOM]>().as_mut() };
+        // Cannot fail: what is in the data room has offsets and lengths of 16 bits.
+        let (off, len) = (u16::try_from(off - front).ok()?, u16::try_from(len + front + back).ok()?);
+        self.set_extent(off, len);
+        room
+    }
+
     fn trim_front(&mut self, n: usize) {
         let cut = u16::try_from(n).unwrap_or(u16::MAX).min(self.data_len());
         self.set_extent(self.data_off() + cut, self.data_len() - cut);
@@ -131,6 +145,11 @@ impl Buffer for Mbuf {
         let end = u16::try_from(bytes.end).unwrap_or(u16::MAX).min(len);
         let start = u16::try_from(bytes.start).unwrap_or(u16::MAX).min(end);
         self.set_extent(self.data_off() + start, end - start);
+    }
+
+    fn prefetch_headroom(&self) {
+        // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(self.data().wrapping_sub(64).cast_const().cast()) };
     }
 
     fn meta(&self) -> &Meta {

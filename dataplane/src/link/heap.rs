@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam::queue::ArrayQueue;
+use dmvpn_esp::prefetch;
 
 use crate::frame::{Buffer, HEADROOM, Meta, Pool, TAILROOM};
 
@@ -100,12 +101,28 @@ impl Buffer for HeapBuffer {
         Some(&mut self.data[self.end - n..self.end])
     }
 
+    fn grow<const ROOM: usize>(&mut self, front: usize, back: usize) -> Option<&mut [u8; ROOM]> {
+        let (room, start) = (self.start.checked_sub(ROOM)?, self.start);
+        if front > ROOM || back > self.tailroom() {
+            return None;
+        }
+        self.start -= front;
+        self.end += back;
+        self.data[room..start].first_chunk_mut()
+    }
+
     fn trim_front(&mut self, n: usize) {
         self.start += n.min(self.end - self.start);
     }
 
     fn trim_back(&mut self, n: usize) {
         self.end -= n.min(self.end - self.start);
+    }
+
+    fn prefetch_headroom(&self) {
+        if let Some(line) = self.data[..self.start].last_chunk::<64>() {
+            prefetch(line, 1);
+        }
     }
 
     fn meta(&self) -> &Meta {
@@ -148,6 +165,14 @@ mod tests {
         assert_eq!(buffer.bytes(), [2, 3]);
         assert!(buffer.prepend(HEADROOM + 2).is_none());
         assert!(buffer.append(PACKET_ROOM + TAILROOM).is_none());
+        assert_eq!(buffer.bytes(), [2, 3]);
+        buffer.grow::<4>(1, 2).unwrap().copy_from_slice(&[5, 6, 7, 8]);
+        assert_eq!((buffer.bytes()[..3].to_vec(), buffer.len()), (vec![8, 2, 3], 5));
+        assert!(buffer.grow::<4>(5, 0).is_none());
+        assert!(buffer.grow::<HEADROOM>(0, 0).is_some());
+        assert!(buffer.grow::<{ HEADROOM + 1 }>(0, 0).is_none());
+        assert!(buffer.grow::<4>(0, PACKET_ROOM + TAILROOM).is_none());
+        buffer.crop(1..3);
         assert_eq!(buffer.bytes(), [2, 3]);
         buffer.trim_front(9);
         buffer.trim_back(9);

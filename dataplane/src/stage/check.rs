@@ -8,6 +8,7 @@ use dmvpn_wire::ipv4::Header;
 use crate::counters::DropReason;
 
 /// Why a packet with these addresses goes no further, if so (RFC 1812 sections 5.3.7 and 4.2.2.11).
+#[inline]
 pub(crate) fn addresses(snapshot: &Snapshot, header: &Header) -> Option<DropReason> {
     let (source, destination) = (header.source(), header.destination());
     if matches!(source.octets()[0], 0 | 127 | 224..) {
@@ -20,6 +21,7 @@ pub(crate) fn addresses(snapshot: &Snapshot, header: &Header) -> Option<DropReas
 }
 
 /// Whether an address is one of this box.
+#[inline]
 pub(crate) fn owns(snapshot: &Snapshot, address: Ipv4Addr) -> bool {
     snapshot.ports.iter().any(|port| port.address == address)
         || snapshot.tunnels.iter().any(|tunnel| tunnel.address == address || tunnel.local == address)

@@ -59,17 +59,7 @@ pub(crate) fn run<P: Pool, L: Link<Buffer = P::Buffer>>(
             Next::Encapsulate(peer) => {
                 encapsulate(cx, peer, packet, &mut batch, &mut frames.egress, ports);
             }
-            Next::Fragment(peer) => {
-                let mut fragments = Frame::new();
-                let mtu = peer.encapsulation().mtu();
-                if let Some(reason) = fragment(cx.pool, packet, mtu, &mut fragments) {
-                    cx.count_drop(reason);
-                    continue;
-                }
-                for piece in fragments {
-                    encapsulate(cx, peer, piece, &mut batch, &mut frames.egress, ports);
-                }
-            }
+            Next::Fragment(peer) => cut(cx, peer, packet, &mut batch, &mut frames.egress, ports),
             Next::Elsewhere(owner) => cx.hand_over(owner, Entry::Encrypt, packet),
             Next::Punt(reason) => {
                 let key =
@@ -89,6 +79,7 @@ pub(crate) fn run<P: Pool, L: Link<Buffer = P::Buffer>>(
 fn find<'a, B: Buffer>(snapshot: &'a Snapshot, packets: &[B]) -> ArrayVec<Option<&'a Peer>, FRAME_SIZE> {
     let id = |packet: &B| PeerId(packet.meta().to_peer);
     for packet in packets {
+        packet.prefetch_headroom();
         snapshot.prefetch_peer_slot(id(packet));
     }
     for packet in packets {
@@ -137,6 +128,7 @@ fn classify<'a, P: Pool>(cx: &Context<'a, P>, peer: Option<&'a Peer>, packet: &P
 
 /// Puts all headers around `packet`. What is to be sealed joins the batch; a clear packet of a tunnel without IPsec goes to
 /// `out`. Whichever is full is sent first.
+#[inline(always)]
 fn encapsulate<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
     cx: &mut Context<'a, P>,
     peer: &'a Peer,
@@ -145,56 +137,60 @@ fn encapsulate<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
     out: &mut Frame<P::Buffer>,
     ports: &mut Ports<L>,
 ) {
-    match push_headers(cx, peer, &mut packet) {
-        Some(Pushed::Esp(seal)) => {
+    let Some(payload_len) = push_headers(cx, peer, &mut packet) else {
+        return cx.count_drop(DropReason::NoRoom);
+    };
+    match peer.path() {
+        Path::Esp { sa, .. } => {
             if batch.packets.is_full() {
                 batch.seal(cx, out, ports);
             }
             batch.packets.push(packet);
-            batch.seals.push(seal);
+            batch.seals.push(Seal { sa, payload_len, next_header: peer.encapsulation().next_header().0 });
         }
-        Some(Pushed::Clear) => send(cx, packet, out, ports),
-        None => cx.count_drop(DropReason::NoRoom),
+        Path::Clear => send(cx, packet, out, ports),
     }
 }
 
-/// A packet with all headers in front.
-enum Pushed<'a> {
-    /// To be sealed.
-    Esp(Seal<'a>),
-    /// Finished.
-    Clear,
-}
-
-/// Writes all headers in front of the packet, and makes room for the ESP trailer behind. `None` if there is no room.
-fn push_headers<'a, P: Pool>(
+/// Encapsulates the pieces of `packet`.
+#[cold]
+fn cut<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
     cx: &mut Context<'a, P>,
     peer: &'a Peer,
-    packet: &mut P::Buffer,
-) -> Option<Pushed<'a>> {
+    packet: P::Buffer,
+    batch: &mut Batch<'a, P::Buffer>,
+    out: &mut Frame<P::Buffer>,
+    ports: &mut Ports<L>,
+) {
+    let mut fragments = Frame::new();
+    if let Some(reason) = fragment(cx.pool, packet, peer.encapsulation().mtu(), &mut fragments) {
+        return cx.count_drop(reason);
+    }
+    for piece in fragments {
+        encapsulate(cx, peer, piece, batch, out, ports);
+    }
+}
+
+/// Writes all headers in front of the packet, makes room for the ESP trailer behind, and says how long what ESP protects
+/// is. `None` if there is no room.
+#[inline(always)]
+fn push_headers<P: Pool>(cx: &mut Context<'_, P>, peer: &Peer, packet: &mut P::Buffer) -> Option<usize> {
     let around = peer.encapsulation();
     let extent = around.extent(packet.len())?;
     let variable = variable(EtherType(packet.meta().gre_protocol), packet.bytes(), *cx.identification);
     *cx.identification = cx.identification.wrapping_add(1);
-    packet.append(extent.back)?;
-    let room = packet.prepend(Encapsulation::ROOM)?.first_chunk_mut()?;
+    let room = packet.grow::<{ Encapsulation::ROOM }>(extent.front, extent.back)?;
     around.write(room, &extent, &variable)?;
-    packet.trim_front(Encapsulation::ROOM - extent.front);
 
     let meta = packet.meta_mut();
     meta.neighbor = peer.neighbor().0;
     meta.flags |= Meta::ENCAPSULATED;
     meta.esp_offset = around.esp_offset();
-    Some(match peer.path() {
-        Path::Clear => Pushed::Clear,
-        Path::Esp { sa, .. } => {
-            let next_header = around.next_header().0;
-            Pushed::Esp(Seal { sa, payload_len: extent.payload, next_header })
-        }
-    })
+    Some(extent.payload)
 }
 
 /// What the outer header takes from inside.
+#[inline]
 fn variable(protocol: EtherType, packet: &[u8], identification: u16) -> Variable {
     let (tos, ttl) = match ipv4::Header::view(packet) {
         Ok((inner, _)) if protocol == EtherType::IPV4 && inner.destination().is_multicast() => {
@@ -207,6 +203,7 @@ fn variable(protocol: EtherType, packet: &[u8], identification: u16) -> Variable
 }
 
 /// Moves a finished packet to `out`, which is sent first if it is full.
+#[inline]
 fn send<P: Pool, L: Link<Buffer = P::Buffer>>(
     cx: &mut Context<'_, P>,
     packet: P::Buffer,

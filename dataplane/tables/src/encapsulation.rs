@@ -151,7 +151,7 @@ impl Encapsulation {
 
     /// Writes the headers into the last [`Extent::front`] bytes of `room`, which ends where the packet begins. What is
     /// before them, and the ESP header and the IV among them, is unspecified.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, room: &mut [u8; Self::ROOM], extent: &Extent, variable: &Variable) -> Option<()> {
         let &Variable { protocol, tos, ttl, identification } = variable;
         let (tos, ttl) = (self.tos.of(tos), self.ttl.of(ttl));
@@ -162,13 +162,14 @@ impl Encapsulation {
         *room.get_mut(..esp)?.last_chunk_mut()? = self.outer;
 
         let (header, rest) = ipv4::Header::view_mut(room.get_mut(outer..)?).ok()?;
-        header.complete(tos, extent.total, identification, ttl);
+        header.complete(template(&self.outer, self.outer_len)?, tos, extent.total, identification, ttl);
         if self.in_udp {
             udp::Header::view_mut(rest).ok()?.0.set_length(extent.total - IPV4_LEN);
         }
         if self.tunnel_mode {
             let (header, _) = ipv4::Header::view_mut(room.get_mut(inner..)?).ok()?;
-            header.complete(tos, u16::try_from(extent.payload).ok()?, identification, ttl);
+            let total_length = u16::try_from(extent.payload).ok()?;
+            header.complete(template(&self.inner, self.inner_len)?, tos, total_length, identification, ttl);
         }
         if protocol != EtherType::IPV4 {
             let gre = room.get_mut(Self::ROOM - usize::from(self.gre_len)..)?;
@@ -176,6 +177,13 @@ impl Encapsulation {
         }
         Some(())
     }
+}
+
+/// The IPv4 header that the headers in a block begin with.
+#[inline]
+fn template(block: &Block, len: u8) -> Option<&ipv4::Header> {
+    let start = size_of::<Block>().checked_sub(len.into())?;
+    Some(ipv4::Header::view(block.get(start..)?).ok()?.0)
 }
 
 /// Congestion notification is always as inside (RFC 6040 section 4.1).

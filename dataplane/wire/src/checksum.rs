@@ -6,13 +6,13 @@ use crate::IpProtocol;
 
 /// Checksum of `bytes`, a field to be filled being zero in them; an odd last byte counts as if a zero
 /// followed.
-#[inline]
+#[inline(always)]
 pub fn checksum(bytes: &[u8]) -> u16 {
     Sum::default().bytes(bytes).checksum()
 }
 
 /// Whether `bytes`, checksum included, add up.
-#[inline]
+#[inline(always)]
 pub fn verify(bytes: &[u8]) -> bool {
     checksum(bytes) == 0
 }
@@ -57,7 +57,7 @@ impl Sum {
     }
 
     /// Adds bytes. Only the last ones added may be odd in number.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn bytes(self, bytes: &[u8]) -> Self {
         // One's complement addition does not care for byte order as long as it is the same throughout

@@ -171,12 +171,13 @@ impl Header {
         header
     }
 
-    /// Fills in what a [`template`](Self::template) leaves at zero, and the checksum by it.
+    /// Fills in what `template`, which this is a copy of, leaves at zero, and the checksum by its own. (A copy made just
+    /// now is slow to read.)
     #[inline]
-    pub fn complete(&mut self, tos: u8, total_length: u16, identification: u16, ttl: u8) {
+    pub fn complete(&mut self, template: &Self, tos: u8, total_length: u16, identification: u16, ttl: u8) {
         let sum =
             u32::from(tos) + u32::from(total_length) + u32::from(identification) + (u32::from(ttl) << 8);
-        self.checksum = checksum::fill(self.checksum(), sum).into();
+        self.checksum = checksum::fill(template.checksum(), sum).into();
         self.tos = tos;
         self.total_length = total_length.into();
         self.identification = identification.into();

@@ -264,9 +264,9 @@ mod ip {
 
         #[test]
         fn a_template_completed_is_a_header(fields in any_fields(), len in 0usize..65516) {
-            let mut header = Header::template(fields.protocol, fields.source, fields.destination, fields.dont_fragment);
-            let total_length = u16::try_from(Header::LEN + len).unwrap();
-            header.complete(fields.tos, total_length, fields.identification, fields.ttl);
+            let template = Header::template(fields.protocol, fields.source, fields.destination, fields.dont_fragment);
+            let (mut header, total_length) = (template, u16::try_from(Header::LEN + len).unwrap());
+            header.complete(&template, fields.tos, total_length, fields.identification, fields.ttl);
             prop_assert_eq!(Some(header), Header::new(&fields, len));
         }
 
