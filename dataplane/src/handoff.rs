@@ -90,6 +90,11 @@ impl<B: Buffer> Handoff<B> {
             let count = ring.slots().min(end - frame.len());
             frame.extend(ring.read_chunk(count).into_iter().flatten());
         }
+        // They are in the cache of who gave them.
+        for packet in &frame[before..] {
+            packet.prefetch();
+            packet.prefetch_headroom();
+        }
         frame.len() - before
     }
 }
