@@ -10,10 +10,12 @@ pub(crate) mod gre;
 pub(crate) mod ingress;
 pub(crate) mod replicate;
 
-use dmvpn_tables::{PuntReason, Snapshot};
+use arrayvec::ArrayVec;
+use dmvpn_esp::prefetch;
+use dmvpn_tables::{Path, Peer, PeerId, PuntReason, Snapshot};
 
 use crate::counters::{Counters, DropReason};
-use crate::frame::{Buffer, Entry, Frame, Pool};
+use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, Pool};
 use crate::handoff::Handoff;
 use crate::punt::Punter;
 
@@ -78,25 +80,71 @@ impl<P: Pool> Context<'_, P> {
 
 /// The batches between the stages. All begin a poll empty, and one poll takes in one frame, so none of them
 /// overflows: a stage puts out no more packets than it takes, but for copies, which are kept within the room there is.
-pub(crate) struct Frames<B> {
+pub(crate) struct Frames<'a, B> {
     /// Received, handed over or injected.
     pub(crate) taken_in: Frame<B>,
     pub(crate) decrypt: Frame<B>,
     pub(crate) forward: Frame<B>,
     pub(crate) replicate: Frame<B>,
-    pub(crate) encrypt: Frame<B>,
+    /// Handed over, injected or copied, for the peer in the meta data.
+    pub(crate) to_peer: Frame<B>,
+    pub(crate) encrypt: Frame<ForPeer<'a, B>>,
     pub(crate) egress: Frame<B>,
 }
 
-impl<B: Buffer> Frames<B> {
+/// A packet, and the peer that it goes to, if that is still there.
+pub(crate) struct ForPeer<'a, B> {
+    pub(crate) packet: B,
+    pub(crate) peer: Option<&'a Peer>,
+}
+
+impl<B: Buffer> Frames<'_, B> {
     pub(crate) fn new() -> Self {
         Self {
             taken_in: Frame::new(),
             decrypt: Frame::new(),
             forward: Frame::new(),
             replicate: Frame::new(),
+            to_peer: Frame::new(),
             encrypt: Frame::new(),
             egress: Frame::new(),
         }
     }
+
+    /// How many packets there are for the encrypt stage.
+    pub(crate) fn for_peers(&self) -> usize {
+        self.to_peer.len() + self.encrypt.len()
+    }
+}
+
+/// The peers of a batch. They lie scattered in memory: what a step reads is asked for from all of them before it is read
+/// from the first, and so are their SAs.
+pub(crate) fn find_peers<'a>(
+    snapshot: &'a Snapshot,
+    ids: impl Iterator<Item = Option<PeerId>>,
+) -> ArrayVec<Option<&'a Peer>, FRAME_SIZE> {
+    let mut slots = ArrayVec::<_, FRAME_SIZE>::new();
+    for id in ids {
+        let slot = id.and_then(|id| Some((id, snapshot.peers.get(id.index())?)));
+        if let Some((_, slot)) = slot {
+            prefetch(slot, 1);
+        }
+        slots.push(slot);
+    }
+    for (_, slot) in slots.iter().flatten() {
+        if let Some(peer) = slot {
+            prefetch(&**peer, size_of::<Peer>());
+        }
+    }
+    let mut peers = ArrayVec::new();
+    for slot in slots {
+        let peer = slot.and_then(|(id, slot)| slot.as_deref().filter(|peer| peer.id() == id));
+        if let Some(peer) = peer
+            && let Path::Esp { sa, .. } = peer.path()
+        {
+            sa.prefetch();
+        }
+        peers.push(peer);
+    }
+    peers
 }

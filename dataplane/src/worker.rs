@@ -99,10 +99,10 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
             watch.time(Stage::Ingress, frames.taken_in.len(), || ingress::run(cx, &mut frames));
             watch.time(Stage::Decrypt, frames.decrypt.len(), || decrypt::run(cx, &mut frames));
             watch.time(Stage::Forward, frames.forward.len(), || forward::run(cx, &mut frames));
-            watch.time(Stage::Encrypt, frames.encrypt.len(), || encrypt::run(cx, &mut frames, ports));
+            watch.time(Stage::Encrypt, frames.for_peers(), || encrypt::run(cx, &mut frames, ports));
             // Multicast copies are a batch of their own, or they would wait for ever while the path is full.
             replicator.run(cx, &mut frames);
-            watch.time(Stage::Encrypt, frames.encrypt.len(), || encrypt::run(cx, &mut frames, ports));
+            watch.time(Stage::Encrypt, frames.for_peers(), || encrypt::run(cx, &mut frames, ports));
             watch.time(Stage::Egress, frames.egress.len(), || egress::run(cx, &mut frames.egress, ports));
         }
         let sent = ports.send();

@@ -24,7 +24,7 @@ enum Found<'a> {
 }
 
 /// Opens all packets of the batch that this worker owns the SAs of, and hands over the others.
-pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffer>) {
+pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::Buffer>) {
     prefetch(cx.snapshot, &frames.decrypt);
     let mut batch = Frame::new();
     let mut sas = ArrayVec::<&Inbound, FRAME_SIZE>::new();

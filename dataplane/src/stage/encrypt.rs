@@ -10,7 +10,7 @@ use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, Meta, Pool};
 use crate::link::Link;
 use crate::ports::Ports;
 use crate::stage::fragment::fragment;
-use crate::stage::{Context, Frames, egress};
+use crate::stage::{Context, ForPeer, Frames, egress, find_peers};
 
 /// What becomes of a packet for a peer.
 enum Next<'a> {
@@ -47,14 +47,16 @@ struct Seal<'a> {
 
 /// Encapsulates and seals all packets of the batch that this worker owns the SAs of, and hands over the others. Because
 /// of fragments there may be more than came in: whenever there is a full batch, it is sent.
-pub(crate) fn run<P: Pool, L: Link<Buffer = P::Buffer>>(
-    cx: &mut Context<'_, P>,
-    frames: &mut Frames<P::Buffer>,
+pub(crate) fn run<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
+    cx: &mut Context<'a, P>,
+    frames: &mut Frames<'a, P::Buffer>,
     ports: &mut Ports<L>,
 ) {
-    let peers = find(cx.snapshot, &frames.encrypt);
+    if !frames.to_peer.is_empty() {
+        find(cx.snapshot, frames);
+    }
     let mut batch = Batch { packets: Frame::new(), seals: ArrayVec::new() };
-    for (packet, peer) in frames.encrypt.drain(..).zip(peers) {
+    for ForPeer { packet, peer } in frames.encrypt.drain(..) {
         match classify(cx, peer, &packet) {
             Next::Encapsulate(peer) => {
                 encapsulate(cx, peer, packet, &mut batch, &mut frames.egress, ports);
@@ -74,27 +76,16 @@ pub(crate) fn run<P: Pool, L: Link<Buffer = P::Buffer>>(
     batch.seal(cx, &mut frames.egress, ports);
 }
 
-/// The peers of a batch. Peers lie scattered in memory: what will be read is asked for from all of them before it is read
-/// from the first.
-fn find<'a, B: Buffer>(snapshot: &'a Snapshot, packets: &[B]) -> ArrayVec<Option<&'a Peer>, FRAME_SIZE> {
-    let id = |packet: &B| PeerId(packet.meta().to_peer);
-    for packet in packets {
+/// Finds the peers of packets that do not come from the forward stage.
+fn find<'a, B: Buffer>(snapshot: &'a Snapshot, frames: &mut Frames<'a, B>) {
+    let peers = find_peers(snapshot, frames.to_peer.iter().map(|packet| Some(PeerId(packet.meta().to_peer))));
+    for (packet, peer) in frames.to_peer.drain(..).zip(peers) {
         packet.prefetch_headroom();
-        snapshot.prefetch_peer_slot(id(packet));
+        frames.encrypt.push(ForPeer { packet, peer });
     }
-    for packet in packets {
-        snapshot.prefetch_peer(id(packet));
-    }
-    let find = |packet| {
-        let peer = snapshot.peer(id(packet))?;
-        if let Path::Esp { sa, .. } = peer.path() {
-            sa.prefetch();
-        }
-        Some(&**peer)
-    };
-    packets.iter().map(find).collect()
 }
 
+#[inline(always)]
 fn classify<'a, P: Pool>(cx: &Context<'a, P>, peer: Option<&'a Peer>, packet: &P::Buffer) -> Next<'a> {
     let Some(peer) = peer else { return Next::Drop(DropReason::NoPeer) };
     let Some(tunnel) = cx.snapshot.tunnels.get(usize::from(peer.tunnel().0)) else {

@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
-use dmvpn_tables::{Adjacency, AdjacencyId, PeerId, PuntReason, Snapshot, TunnelId};
-use dmvpn_wire::{View, ipv4};
+use dmvpn_tables::{Adjacency, AdjacencyId, Peer, PeerId, PuntReason, Snapshot, TunnelId};
+use dmvpn_wire::{EtherType, View, ipv4};
 
 use crate::counters::DropReason;
 use crate::frame::{Buffer, FRAME_SIZE, Meta, Pool};
-use crate::stage::{Context, Frames};
+use crate::stage::{Context, ForPeer, Frames, find_peers};
 
 /// What becomes of an IPv4 packet.
 pub(crate) enum Next {
@@ -28,11 +28,15 @@ pub(crate) enum Next {
 const HEAD: usize = 64;
 
 /// Looks up all packets of the batch.
-pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffer>) {
+pub(crate) fn run<'a, P: Pool>(cx: &mut Context<'a, P>, frames: &mut Frames<'a, P::Buffer>) {
     let ways = look_up(cx.snapshot, &frames.forward);
-    for (mut packet, way) in frames.forward.drain(..).zip(ways) {
-        match route(cx, way, &mut packet) {
-            Next::Encrypt => frames.encrypt.push(packet),
+    let peers = find_peers(cx.snapshot, ways.iter().map(Adjacency::peer));
+    for ((mut packet, way), peer) in frames.forward.drain(..).zip(ways).zip(peers) {
+        match route(cx, way, peer, &mut packet) {
+            Next::Encrypt => {
+                packet.prefetch_headroom();
+                frames.encrypt.push(ForPeer { packet, peer });
+            }
             Next::Egress => frames.egress.push(packet),
             Next::Punt(reason) => cx.punter.punt(reason, packet),
             Next::PuntLimited(reason, otherwise) => {
@@ -44,41 +48,38 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffe
     }
 }
 
-/// Where the destinations of a batch lead. What a step reads, and what later stages will, is asked for from all of them
-/// before it is read from the first.
+/// Where the destinations of a batch lead. What a step reads is asked for from all of them before it is read from the
+/// first.
 fn look_up<B: Buffer>(snapshot: &Snapshot, packets: &[B]) -> ArrayVec<Adjacency, FRAME_SIZE> {
-    let destination = |packet: &B| {
-        ipv4::Header::view(packet.bytes()).map_or(Ipv4Addr::UNSPECIFIED, |(header, _)| header.destination())
-    };
-    let destinations: ArrayVec<_, FRAME_SIZE> = packets.iter().map(destination).collect();
+    let mut destinations = ArrayVec::<_, FRAME_SIZE>::new();
+    for packet in packets {
+        let header = ipv4::Header::view(packet.bytes());
+        destinations.push(header.map_or(Ipv4Addr::UNSPECIFIED, |(header, _)| header.destination()));
+    }
     let mut found = [None; FRAME_SIZE];
     snapshot.fib.lookup_batch(&destinations, &mut found);
     let found = found.iter().take(packets.len());
     for id in found.clone().flatten() {
         snapshot.adjacencies.prefetch(id.0 as usize);
     }
-    let ways: ArrayVec<_, FRAME_SIZE> = found.map(|id| adjacency(snapshot, *id)).collect();
-    for way in &ways {
-        match way.peer() {
-            Some(peer) => snapshot.prefetch_peer_slot(peer),
-            None => {
-                if let Adjacency::Neighbor(neighbor) = way {
-                    snapshot.neighbors.prefetch(neighbor.0 as usize);
-                }
-            }
+    let mut ways = ArrayVec::new();
+    for id in found {
+        let way = adjacency(snapshot, *id);
+        if let Adjacency::Neighbor(neighbor) = way {
+            snapshot.neighbors.prefetch(neighbor.0 as usize);
         }
-    }
-    for (packet, way) in packets.iter().zip(&ways) {
-        if packet.meta().has(Meta::FROM_TUNNEL)
-            && let Some(peer) = way.peer()
-        {
-            snapshot.prefetch_peer(peer);
-        }
+        ways.push(way);
     }
     ways
 }
 
-fn route<P: Pool>(cx: &mut Context<'_, P>, way: Adjacency, packet: &mut P::Buffer) -> Next {
+#[inline(always)]
+fn route<P: Pool>(
+    cx: &mut Context<'_, P>,
+    way: Adjacency,
+    peer: Option<&Peer>,
+    packet: &mut P::Buffer,
+) -> Next {
     let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
         return Next::Drop(DropReason::Ipv4Header);
     };
@@ -92,7 +93,7 @@ fn route<P: Pool>(cx: &mut Context<'_, P>, way: Adjacency, packet: &mut P::Buffe
     if from_underlay(cx.snapshot, packet.meta()) && is_in_protected_tunnel(cx.snapshot, header.source()) {
         return Next::Drop(DropReason::SourceInTunnel);
     }
-    let (peer, resolving) = match way {
+    let (to, resolving) = match way {
         Adjacency::Local => return Next::Punt(PuntReason::Local { tunnel: packet.meta().arrived_by() }),
         Adjacency::Unreachable => return Next::PuntLimited(PuntReason::Unreachable, DropReason::Unreachable),
         Adjacency::Neighbor(neighbor) => {
@@ -115,12 +116,12 @@ fn route<P: Pool>(cx: &mut Context<'_, P>, way: Adjacency, packet: &mut P::Buffe
             }
             return Next::PuntLimited(PuntReason::Unresolved { tunnel, held: true }, DropReason::Unresolved);
         }
-        Adjacency::Resolving { tunnel, via: Some(peer) } => (peer, Some(tunnel)),
-        Adjacency::Tunnel(peer) => (peer, None),
+        Adjacency::Resolving { tunnel, via: Some(to) } => (to, Some(tunnel)),
+        Adjacency::Tunnel(to) => (to, None),
     };
 
     // Back to who sent it: both of us think that the other knows better. It would go to and fro until its TTL ends.
-    if resolving.is_some() && came_from(cx.snapshot, packet.meta(), peer) {
+    if resolving.is_some() && came_from(packet.meta(), to, peer) {
         return Next::PuntLimited(PuntReason::Unreachable, DropReason::Unreachable);
     }
     if header.ttl() <= 1 && !packet.meta().has(Meta::OWN) {
@@ -130,12 +131,19 @@ fn route<P: Pool>(cx: &mut Context<'_, P>, way: Adjacency, packet: &mut P::Buffe
     report(cx, resolving, peer, packet);
     // Cannot fail after the check above.
     let _ = hop(packet);
-    to_peer(packet.meta_mut(), peer);
+    let meta = packet.meta_mut();
+    (meta.to_peer, meta.gre_protocol) = (to.0, EtherType::IPV4.0);
     Next::Encrypt
 }
 
 /// Tells the control thread of a packet that would have a better way than by `peer`.
-fn report<P: Pool>(cx: &mut Context<'_, P>, resolving: Option<TunnelId>, peer: PeerId, packet: &P::Buffer) {
+#[inline]
+fn report<P: Pool>(
+    cx: &mut Context<'_, P>,
+    resolving: Option<TunnelId>,
+    peer: Option<&Peer>,
+    packet: &P::Buffer,
+) {
     let (reason, sender) = match resolving {
         Some(tunnel) => (PuntReason::Unresolved { tunnel, held: false }, 0),
         None => match redirect(cx.snapshot, packet.meta(), peer) {
@@ -190,17 +198,12 @@ fn ttl_exceeded() -> Next {
     Next::PuntLimited(PuntReason::TtlExceeded, DropReason::TtlExceeded)
 }
 
-fn to_peer(meta: &mut Meta, peer: PeerId) {
-    meta.to_peer = peer.0;
-    meta.gre_protocol = dmvpn_wire::EtherType::IPV4.0;
-}
-
 /// Whether there is a shorter way that the sender should know of: the packet leaves through the tunnel that it came by,
 /// to another peer.
-fn redirect(snapshot: &Snapshot, meta: &Meta, to: PeerId) -> Option<PuntReason> {
+fn redirect(snapshot: &Snapshot, meta: &Meta, to: Option<&Peer>) -> Option<PuntReason> {
     let tunnel = snapshot.tunnels.get(usize::from(meta.arrived_by()?.0)).filter(|tunnel| tunnel.redirect)?;
-    let leaves_by = snapshot.peer(to)?.tunnel();
-    (leaves_by == tunnel.id && !came_from(snapshot, meta, to)).then(|| PuntReason::Redirect {
+    let to = to.filter(|to| to.tunnel() == tunnel.id && !came_from(meta, to.id(), Some(to)));
+    to.map(|_| PuntReason::Redirect {
         tunnel: tunnel.id,
         peer: meta.peer(),
         source: meta.outer_source.into(),
@@ -208,11 +211,11 @@ fn redirect(snapshot: &Snapshot, meta: &Meta, to: PeerId) -> Option<PuntReason> 
 }
 
 /// Whether a packet is on its way back to who sent it. Without IPsec only the underlay address tells.
-fn came_from(snapshot: &Snapshot, meta: &Meta, peer: PeerId) -> bool {
+fn came_from(meta: &Meta, id: PeerId, peer: Option<&Peer>) -> bool {
     match meta.peer() {
-        Some(sender) => sender == peer,
+        Some(sender) => sender == id,
         None if meta.has(Meta::FROM_TUNNEL) => {
-            snapshot.peer(peer).is_some_and(|peer| peer.endpoints().remote.to_bits() == meta.outer_source)
+            peer.is_some_and(|peer| peer.endpoints().remote.to_bits() == meta.outer_source)
         }
         None => false,
     }

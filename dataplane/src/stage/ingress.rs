@@ -22,7 +22,7 @@ pub(crate) enum Next {
 }
 
 /// Sorts what ports received; what entered elsewhere goes there.
-pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffer>) {
+pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::Buffer>) {
     for mut packet in frames.taken_in.drain(..) {
         let next = match packet.meta().entry() {
             Entry::Ingress => classify(cx.snapshot, &mut packet),
@@ -33,7 +33,7 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<P::Buffe
                 continue;
             }
             Entry::Encrypt => {
-                frames.encrypt.push(packet);
+                frames.to_peer.push(packet);
                 continue;
             }
             Entry::Egress => {

@@ -35,13 +35,13 @@ impl<B: Buffer> Replicator<B> {
     }
 
     /// Takes the packets of the batch that are for all peers, and makes a batch of copies for the encrypt stage.
-    pub(crate) fn run<P: Pool<Buffer = B>>(&mut self, cx: &mut Context<'_, P>, frames: &mut Frames<B>) {
+    pub(crate) fn run<P: Pool<Buffer = B>>(&mut self, cx: &mut Context<'_, P>, frames: &mut Frames<'_, B>) {
         for packet in frames.replicate.drain(..) {
             if self.waiting.try_push(Replication { packet, next: 0 }).is_err() {
                 cx.count_drop(DropReason::ReplicationFull);
             }
         }
-        while !frames.encrypt.is_full()
+        while !frames.to_peer.is_full()
             && let Some(replication) = self.waiting.first_mut()
         {
             let tunnel = usize::from(replication.packet.meta().tunnel);
@@ -66,7 +66,7 @@ impl<B: Buffer> Replicator<B> {
             match copy {
                 Some(mut copy) => {
                     copy.meta_mut().to_peer = peer.0;
-                    frames.encrypt.push(copy);
+                    frames.to_peer.push(copy);
                 }
                 None => {
                     cx.count_drop(DropReason::NoBuffer);

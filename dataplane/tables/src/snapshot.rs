@@ -75,18 +75,6 @@ impl Snapshot {
         }
     }
 
-    /// Asks for what leads to a peer, ahead of [`prefetch_peer`](Self::prefetch_peer).
-    #[inline]
-    pub fn prefetch_peer_slot(&self, id: crate::PeerId) {
-        self.peers.prefetch(id.index());
-    }
-
-    /// Asks for a peer, ahead of [`peer`](Self::peer).
-    #[inline]
-    pub fn prefetch_peer(&self, id: crate::PeerId) {
-        prefetch_entry(&self.peers, id.index());
-    }
-
     /// The peer of a handle, if it is still the one that the handle was made for.
     #[inline]
     pub fn peer(&self, id: crate::PeerId) -> Option<&Arc<Peer>> {
