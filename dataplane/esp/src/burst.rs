@@ -5,6 +5,9 @@ use crate::sa::Kind;
 /// Jobs that go through the kernels together; longer batches are cut into bursts of this many.
 pub(crate) const BURST: usize = 64;
 
+/// How many packets before its own the keys of one are asked for, where packets go one after the other.
+pub(crate) const AHEAD: usize = 6;
+
 /// Some of the jobs of a burst, by index.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Members(u64);

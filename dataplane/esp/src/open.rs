@@ -2,8 +2,8 @@
 
 use arrayvec::ArrayVec;
 
-use crate::burst::{BURST, Members};
-use crate::kernel::{self, CbcDecryptLane, GcmOpenLane, MacLane};
+use crate::burst::{AHEAD, BURST, Members};
+use crate::kernel::{self, CbcDecryptLane, MacLane};
 use crate::sa::{InboundSa, Kind};
 use crate::suite::{Algorithms, PADDING, TRAILER_LEN};
 use crate::{DUMMY, HEADER_LEN};
@@ -68,11 +68,17 @@ impl<'a> OpenJob<'a> {
         self.result
     }
 
-    /// Asks for what is read of keys and packet.
+    /// Asks for what is read but the keys.
     #[inline]
     fn prefetch(&self) {
-        self.sa.prefetch_keys_for(self.packet.len());
+        self.sa.prefetch();
         kernel::prefetch_packet(self.packet);
+    }
+
+    /// Asks for what is read of the keys.
+    #[inline]
+    fn prefetch_keys(&self) {
+        self.sa.prefetch_keys_for(self.packet.len());
     }
 
     /// What can be refused before any cryptography.
@@ -139,10 +145,17 @@ impl<'a> OpenJob<'a> {
 /// padding. The caller must own every SA in it: see [`InboundSa`].
 pub fn open(jobs: &mut [OpenJob<'_>]) {
     for burst in jobs.chunks_mut(BURST) {
-        burst.iter().for_each(|job| job.sa.prefetch());
-        burst.iter().for_each(OpenJob::prefetch);
+        burst.iter().take(AHEAD).for_each(OpenJob::prefetch);
         let mut ready = Members::default();
-        for (i, job) in burst.iter_mut().enumerate() {
+        for i in 0..burst.len() {
+            if let Some(later) = burst.get(i + AHEAD) {
+                later.prefetch();
+            }
+            let job = &mut burst[i];
+            // The first of packets that go one after the other; those ask for the keys of others in turn.
+            if i < AHEAD || !job.sa.suite().cipher().is_aead() {
+                job.prefetch_keys();
+            }
             match job.precheck() {
                 Ok(()) => ready.insert(i),
                 Err(error) => job.result = Err(error),
@@ -163,17 +176,16 @@ pub fn open(jobs: &mut [OpenJob<'_>]) {
 }
 
 fn open_aead(burst: &mut [OpenJob<'_>], members: Members) {
-    let mut lanes = ArrayVec::<GcmOpenLane<'_>, BURST>::new();
-    for job in members.of(burst) {
-        if let Some(keys) = job.sa.keys.gcm() {
-            lanes.push(GcmOpenLane { keys, packet: job.packet, authentic: false });
+    for i in members.indices() {
+        if let Some(later) = burst.get(i + AHEAD) {
+            later.prefetch_keys();
         }
-    }
-    kernel::gcm_open(&mut lanes);
-    let authentic: ArrayVec<bool, BURST> = lanes.into_iter().map(|lane| lane.authentic).collect();
-    for (job, authentic) in members.of(burst).zip(authentic) {
-        if job.authenticated(authentic) {
-            job.result = job.finish();
+        let job = &mut burst[i];
+        if let Some(keys) = job.sa.keys.gcm() {
+            let authentic = keys.open(job.packet);
+            if job.authenticated(authentic) {
+                job.result = job.finish();
+            }
         }
     }
 }

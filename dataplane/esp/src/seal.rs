@@ -3,8 +3,8 @@
 use arrayvec::ArrayVec;
 
 use crate::HEADER_LEN;
-use crate::burst::{BURST, Members};
-use crate::kernel::{self, CbcEncryptLane, GcmSealLane, MacLane};
+use crate::burst::{AHEAD, BURST, Members};
+use crate::kernel::{self, CbcEncryptLane, MacLane};
 use crate::sa::{Kind, OutboundSa};
 use crate::suite::{Algorithms, TRAILER_LEN};
 
@@ -48,11 +48,17 @@ impl<'a> SealJob<'a> {
         self.result
     }
 
-    /// Asks for what is read of keys and packet.
+    /// Asks for what is read but the keys.
     #[inline]
     fn prefetch(&self) {
-        self.sa.prefetch_keys_for(self.packet.len());
+        self.sa.prefetch();
         kernel::prefetch_packet(self.packet);
+    }
+
+    /// Asks for what is read of the keys.
+    #[inline]
+    fn prefetch_keys(&self) {
+        self.sa.prefetch_keys_for(self.packet.len());
     }
 
     /// Everything around the cipher: header, IV before its encryption, padding and trailer.
@@ -113,10 +119,17 @@ fn with_trailer(end: [u8; 16], pad_len: usize, next_header: u8) -> [u8; 16] {
 /// batch. The caller must own every SA in it: see [`OutboundSa`].
 pub fn seal(jobs: &mut [SealJob<'_>]) {
     for burst in jobs.chunks_mut(BURST) {
-        burst.iter().for_each(|job| job.sa.prefetch());
-        burst.iter().for_each(SealJob::prefetch);
+        burst.iter().take(AHEAD).for_each(SealJob::prefetch);
         let mut ready = Members::default();
-        for (i, job) in burst.iter_mut().enumerate() {
+        for i in 0..burst.len() {
+            if let Some(later) = burst.get(i + AHEAD) {
+                later.prefetch();
+            }
+            let job = &mut burst[i];
+            // The first of packets that go one after the other; those ask for the keys of others in turn.
+            if i < AHEAD || !job.sa.suite().cipher().is_aead() {
+                job.prefetch_keys();
+            }
             match job.prepare() {
                 Ok(()) => ready.insert(i),
                 Err(error) => job.result = Err(error),
@@ -137,14 +150,16 @@ pub fn seal(jobs: &mut [SealJob<'_>]) {
 }
 
 fn seal_aead(burst: &mut [SealJob<'_>], members: Members) {
-    let mut lanes = ArrayVec::<GcmSealLane<'_>, BURST>::new();
-    for job in members.of(burst) {
+    for i in members.indices() {
+        if let Some(later) = burst.get(i + AHEAD) {
+            later.prefetch_keys();
+        }
+        let job = &mut burst[i];
         if let Some(keys) = job.sa.keys.gcm() {
-            lanes.push(GcmSealLane { keys, packet: job.packet });
+            keys.seal(job.packet);
             job.result = Ok(());
         }
     }
-    kernel::gcm_seal(&mut lanes);
 }
 
 fn encrypt(burst: &mut [SealJob<'_>], members: Members, kind: Kind) {

@@ -13,12 +13,13 @@ mod x86;
 pub(crate) use cbc::{
     CbcDecryptKeys, CbcDecryptLane, CbcEncryptKeys, CbcEncryptLane, cbc_decrypt, cbc_encrypt,
 };
-pub(crate) use gcm::{GcmKeys, GcmOpenLane, GcmSealLane, gcm_open, gcm_seal};
+pub(crate) use gcm::GcmKeys;
 pub(crate) use hmac::{MacKeys, MacLane, Tag};
 pub use select::Kernel;
 pub use x86::prefetch;
-use x86::prefetch_end;
 pub(crate) use x86::prefetch_packet;
+
+use x86::prefetch_part;
 
 use crate::keys::{CipherKey, KeyMaterial};
 use crate::suite::{Algorithms, CbcCipher, Suite};
@@ -63,19 +64,20 @@ impl<C> Keys<C> {
         }
     }
 
-    /// Asks for the cache lines that a packet of `suite` and so many bytes needs. They are not read from
+    /// Asks for the cache lines that a packet of `suite` and so many bytes needs. The suite is not read from
     /// the keys themselves, which would be to wait for them.
     #[inline]
     pub(crate) fn prefetch(&self, suite: Suite, packet_len: usize) {
-        let bytes = match suite.algorithms() {
-            Algorithms::EncryptThenMac(_, integrity) => size_of::<C>() + MacKeys::len(integrity),
-            Algorithms::Aead(_) => GcmKeys::len(packet_len),
+        match suite.algorithms() {
+            Algorithms::EncryptThenMac(_, integrity) => {
+                prefetch(self, size_of::<C>() + MacKeys::len(integrity));
+                // What tells the variants apart is where the largest one has room for it.
+                prefetch_part(self, size_of::<Self>() - 1..size_of::<Self>());
+            }
+            Algorithms::Aead(_) => prefetch_part(self, x86::GcmKeys::needed(packet_len)),
             #[cfg(feature = "null-cipher")]
-            Algorithms::Null => 0,
-        };
-        prefetch(self, bytes);
-        // What tells the variants apart is where the largest one has room for it.
-        prefetch_end(self);
+            Algorithms::Null => {}
+        }
     }
 
     /// Of a CBC suite.

@@ -154,7 +154,7 @@ fn sealed_raw(material: &KeyMaterial, sequence: u32, plain: &[u8]) -> Vec<u8> {
         #[cfg(feature = "null-cipher")]
         kernel::Keys::Null => {}
         kernel::Keys::Aead(keys) => {
-            kernel::gcm_seal(&mut [kernel::GcmSealLane { keys: &keys, packet: &mut packet }]);
+            keys.seal(&mut packet);
         }
         kernel::Keys::EncryptThenMac(cbc, mac) => {
             let end = packet.len() - suite.icv_len();

@@ -1,8 +1,8 @@
 //! AES key schedules (FIPS 197 section 5.2) as the round instructions want them.
 
 use std::arch::x86_64::{
-    _mm_aesenc_si128, _mm_aesenclast_si128, _mm_aesimc_si128, _mm_aeskeygenassist_si128, _mm_cvtsi32_si128,
-    _mm_cvtsi128_si32, _mm_shuffle_epi32, _mm_xor_si128,
+    __m128i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_aesimc_si128, _mm_aeskeygenassist_si128,
+    _mm_cvtsi32_si128, _mm_cvtsi128_si32, _mm_shuffle_epi32, _mm_xor_si128,
 };
 
 use zeroize::Zeroize;
@@ -96,13 +96,13 @@ impl<T> Schedule<T> {
     /// Encrypts one block under an encrypting schedule. Needs AES-NI.
     #[target_feature(enable = "aes")]
     #[inline]
-    pub(crate) fn encrypt(&self, block: &mut Block) {
+    pub(crate) fn encrypt(&self, block: __m128i) -> __m128i {
         let (keys, last) = self.split();
-        let mut s = _mm_xor_si128(load(block), load(&keys[0]));
+        let mut s = _mm_xor_si128(block, load(&keys[0]));
         for round_key in &keys[1..] {
             s = _mm_aesenc_si128(s, load(round_key));
         }
-        store(block, _mm_aesenclast_si128(s, load(last)));
+        _mm_aesenclast_si128(s, load(last))
     }
 }
 

@@ -1,6 +1,7 @@
 //! AES-GCM keys and the arithmetic of GHASH (NIST SP 800-38D).
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use zeroize::Zeroize;
 
@@ -42,8 +43,10 @@ impl Drop for GcmKeys {
 pub(super) const TEXT: usize = HEADER_LEN + GCM_IV_LEN;
 
 impl GcmKeys {
-    pub(crate) const fn len(_packet_len: usize) -> usize {
-        size_of::<Self>()
+    /// Which bytes of the keys a packet of so many bytes needs: of the powers, which end where the schedule
+    /// begins, as many as it has blocks.
+    pub(crate) fn needed(packet_len: usize) -> Range<usize> {
+        POWERS.saturating_sub(packet_len.div_ceil(16)) * 16..size_of::<Self>()
     }
 
     /// From a key of 16 or 32 bytes.
@@ -51,7 +54,7 @@ impl GcmKeys {
     pub(super) fn new(unit: GcmUnit, key: &[u8], salt: [u8; GCM_SALT_LEN]) -> Self {
         let schedule = Schedule::encrypting(key, Extra { salt, unit });
         let mut block = [0; 16];
-        schedule.encrypt(&mut block);
+        store(&mut block, schedule.encrypt(_mm_setzero_si128()));
         // Times x in the reflected field: a shift to the left, with the bit that falls off folded back.
         let h = u128::from_be_bytes(block);
         let folded = (h >> 127) * 0xc200_0000_0000_0000_0000_0000_0000_0001;
@@ -66,23 +69,15 @@ impl GcmKeys {
         Self { powers, schedule }
     }
 
-    /// What masks the tag of a packet.
-    #[target_feature(enable = "aes")]
+    /// The first counter block of a packet: salt, IV, 1 (NIST SP 800-38D section 7.1); but the 1 is
+    /// little-endian, to count on from.
+    #[target_feature(enable = "sse4.1")]
     #[inline]
-    pub(super) fn tag_mask(&self, packet: &[u8]) -> __m128i {
-        let mut mask = self.counter(packet);
-        self.schedule.encrypt(&mut mask);
-        load(&mask)
-    }
-
-    /// The counter block of the tag: salt, IV, 1 (NIST SP 800-38D section 7.1).
-    #[inline]
-    pub(super) fn counter(&self, packet: &[u8]) -> Block {
-        let mut block = [0; 16];
-        block[..GCM_SALT_LEN].copy_from_slice(&self.schedule.with.salt);
-        block[GCM_SALT_LEN..12].copy_from_slice(&packet[HEADER_LEN..TEXT]);
-        block[15] = 1;
-        block
+    pub(super) fn first_counter(&self, packet: &[u8]) -> __m128i {
+        let Some(header_and_iv) = packet.first_chunk() else { return _mm_setzero_si128() };
+        let iv = _mm_srli_si128::<4>(load(header_and_iv));
+        let salted = _mm_insert_epi32::<0>(iv, i32::from_ne_bytes(self.schedule.with.salt));
+        _mm_insert_epi32::<3>(salted, 1)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::gcm::{GcmKeys, HEADER_BITS, Product, TEXT, counter_order, reduce, reverse_order};
+use super::gcm::{GcmKeys, HEADER_BITS, Product, TEXT, counter_order, has_icv, reduce, reverse_order};
 use super::{Block, load, load_256, store, store_256};
 use crate::suite::GCM_ICV_LEN;
 
@@ -15,12 +15,34 @@ const GROUP: usize = 8;
 /// Bytes of them.
 const BYTES: usize = GROUP * 16;
 
+/// Encrypts a packet in place and writes its ICV.
+#[target_feature(enable = "avx2,vaes,vpclmulqdq,aes,pclmulqdq,sse4.1")]
+pub(super) fn seal(keys: &GcmKeys, packet: &mut [u8]) {
+    let tag_mask = crypt(keys, packet);
+    let tag = _mm_xor_si128(hash(keys, packet), tag_mask);
+    if let Some(icv) = packet.last_chunk_mut() {
+        store(icv, tag);
+    }
+}
+
+/// Checks the ICV of a packet, in constant time, and decrypts it in place if that is right.
+#[target_feature(enable = "avx2,vaes,vpclmulqdq,aes,pclmulqdq,sse4.1")]
+pub(super) fn open(keys: &GcmKeys, packet: &mut [u8]) -> bool {
+    let counter = _mm_shuffle_epi8(keys.first_counter(packet), counter_order());
+    let tag_mask = keys.schedule.encrypt(counter);
+    let authentic = has_icv(packet, _mm_xor_si128(hash(keys, packet), tag_mask));
+    if authentic {
+        crypt(keys, packet);
+    }
+    authentic
+}
+
 /// Encrypts or decrypts the text of a packet in place, and returns the mask of its tag.
 #[target_feature(enable = "avx2,vaes,aes")]
-pub(super) fn crypt(keys: &GcmKeys, packet: &mut [u8]) -> __m128i {
+#[inline]
+fn crypt(keys: &GcmKeys, packet: &mut [u8]) -> __m128i {
     let end = packet.len() - GCM_ICV_LEN;
-    // Kept little-endian between the pieces.
-    let mut counter = _mm_shuffle_epi8(load(&keys.counter(packet)), counter_order());
+    let mut counter = keys.first_counter(packet);
     let mut tag_mask = _mm_setzero_si128();
     for at in (0..end).step_by(BYTES) {
         let mut copy = [[0; 16]; GROUP];
@@ -73,7 +95,7 @@ fn piece(keys: &GcmKeys, blocks: &mut [Block; GROUP], counter: __m128i) -> __m12
 
 /// GHASH over additional data, text and their lengths (NIST SP 800-38D section 7.1, steps 5 and 6).
 #[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq")]
-pub(super) fn hash(keys: &GcmKeys, packet: &[u8]) -> __m128i {
+fn hash(keys: &GcmKeys, packet: &[u8]) -> __m128i {
     let end = packet.len() - GCM_ICV_LEN;
     let bits = (end - TEXT) as u64 * 8;
     let reverse = reverse_order();

@@ -25,6 +25,7 @@ use std::arch::x86_64::{
     __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128,
     _mm256_loadu_si256, _mm256_storeu_si256, _mm512_loadu_si512, _mm512_storeu_si512,
 };
+use std::ops::Range;
 use std::ptr;
 
 /// An AES block.
@@ -86,16 +87,14 @@ pub(crate) fn prefetch_packet(packet: &[u8]) {
 /// Asks for the cache lines of the first bytes of a value, ahead of their use.
 #[inline]
 pub fn prefetch<T>(value: &T, bytes: usize) {
-    for line in (0..bytes).step_by(64) {
+    prefetch_part(value, 0..bytes);
+}
+
+/// Asks for the cache lines of some bytes of a value that begins with one.
+#[inline]
+pub(crate) fn prefetch_part<T>(value: &T, bytes: Range<usize>) {
+    for line in (bytes.start / 64 * 64..bytes.end).step_by(64) {
         // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of x86-64.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(value).cast::<i8>().wrapping_add(line)) };
     }
-}
-
-/// Asks for the cache line of the last byte of a value, ahead of its use.
-#[inline]
-pub(crate) fn prefetch_end<T>(value: &T) {
-    let end = ptr::from_ref(value).wrapping_add(1).cast::<i8>();
-    // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of x86-64.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(end.wrapping_sub(1)) };
 }

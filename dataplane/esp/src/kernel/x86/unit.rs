@@ -1,11 +1,10 @@
 //! Proofs that the CPU has what a kernel needs.
 
-use std::arch::x86_64::{__m128i, _mm_xor_si128};
-
+use super::aes::Rounds;
 use super::cbc_encryption::Job;
 use super::gcm::GcmKeys;
 use super::hmac::tags;
-use super::{Schedule, cbc_decryption, cbc_encryption, gcm, gcm_256, gcm_512, sha_ni, sha1_512, store};
+use super::{Schedule, cbc_decryption, cbc_encryption, gcm_256, gcm_512, sha_ni, sha1_512};
 use crate::kernel::{MacKeys, MacLane};
 use crate::suite::GCM_SALT_LEN;
 
@@ -102,45 +101,32 @@ impl GcmUnit {
     }
 }
 
-/// What is done with a packet, on the unit that the keys were expanded for.
+/// What is done with a packet, from the ESP header to the end of the ICV, on the unit that the keys were
+/// expanded for.
 impl GcmKeys {
-    /// Encrypts or decrypts the text of a packet in place, and returns the mask of its tag.
+    /// Encrypts it in place and writes its ICV.
     #[inline]
-    pub(crate) fn crypt(&self, packet: &mut [u8]) -> __m128i {
+    pub(crate) fn seal(&self, packet: &mut [u8]) {
         // SAFETY: the unit has the features that its kernel is for.
         unsafe {
-            match self.schedule.with.unit {
-                GcmUnit::Vaes256 => gcm_256::crypt(self, packet),
-                GcmUnit::Vaes512 => gcm_512::crypt(self, packet),
+            match (self.schedule.with.unit, self.schedule.rounds) {
+                (GcmUnit::Vaes256, _) => gcm_256::seal(self, packet),
+                (GcmUnit::Vaes512, Rounds::Aes128) => gcm_512::seal::<10>(self, packet),
+                (GcmUnit::Vaes512, _) => gcm_512::seal::<14>(self, packet),
             }
         }
     }
 
-    /// Writes the ICV of an encrypted packet.
+    /// Decrypts it in place if its ICV is right, and says so.
     #[inline]
-    pub(crate) fn write_icv(&self, packet: &mut [u8], mask: __m128i) {
-        let tag = self.tag(packet, mask);
-        if let Some(icv) = packet.last_chunk_mut() {
-            store(icv, tag);
-        }
-    }
-
-    /// Whether the ICV of a packet is right; in constant time.
-    #[inline]
-    pub(crate) fn verify(&self, packet: &[u8]) -> bool {
-        // SAFETY: every unit has AES-NI and SSE 4.1.
-        unsafe { gcm::has_icv(packet, self.tag(packet, self.tag_mask(packet))) }
-    }
-
-    #[inline]
-    fn tag(&self, packet: &[u8], mask: __m128i) -> __m128i {
-        // SAFETY: the unit has the features that its kernel is for; SSE2 is part of x86-64.
+    pub(crate) fn open(&self, packet: &mut [u8]) -> bool {
+        // SAFETY: the unit has the features that its kernel is for.
         unsafe {
-            let hash = match self.schedule.with.unit {
-                GcmUnit::Vaes256 => gcm_256::hash(self, packet),
-                GcmUnit::Vaes512 => gcm_512::hash(self, packet),
-            };
-            _mm_xor_si128(hash, mask)
+            match (self.schedule.with.unit, self.schedule.rounds) {
+                (GcmUnit::Vaes256, _) => gcm_256::open(self, packet),
+                (GcmUnit::Vaes512, Rounds::Aes128) => gcm_512::open::<10>(self, packet),
+                (GcmUnit::Vaes512, _) => gcm_512::open::<14>(self, packet),
+            }
         }
     }
 }
