@@ -119,10 +119,10 @@ impl<B: Buffer> Frames<'_, B> {
 
 /// The peers of a batch. They lie scattered in memory: what a step reads is asked for from all of them before it is read
 /// from the first, and so are their SAs.
-pub(crate) fn find_peers<'a>(
-    snapshot: &'a Snapshot,
+pub(crate) fn find_peers(
+    snapshot: &Snapshot,
     ids: impl Iterator<Item = Option<PeerId>>,
-) -> ArrayVec<Option<&'a Peer>, FRAME_SIZE> {
+) -> ArrayVec<Option<&Peer>, FRAME_SIZE> {
     let mut slots = ArrayVec::<_, FRAME_SIZE>::new();
     for id in ids {
         let slot = id.and_then(|id| Some((id, snapshot.peers.get(id.index())?)));

@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 
 use arrayvec::ArrayVec;
-use dmvpn_esp::{self as esp, OpenError, OpenJob, Opened};
+use dmvpn_esp::{self as esp, OpenError, OpenJob, Opened, prefetch};
 use dmvpn_tables::{Inbound, Mode, PuntReason, Snapshot};
 use dmvpn_wire::{IpProtocol, View, esp::Header as EspHeader, ipv4, udp};
 
@@ -25,11 +25,11 @@ enum Found<'a> {
 
 /// Opens all packets of the batch that this worker owns the SAs of, and hands over the others.
 pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::Buffer>) {
-    prefetch(cx.snapshot, &frames.decrypt);
+    let entries = find_entries(cx.snapshot, &frames.decrypt);
     let mut batch = Frame::new();
     let mut sas = ArrayVec::<&Inbound, FRAME_SIZE>::new();
-    for packet in frames.decrypt.drain(..) {
-        match find(cx, &packet) {
+    for (packet, entry) in frames.decrypt.drain(..).zip(entries) {
+        match find(cx, entry, &packet) {
             Found::Sa(inbound) => {
                 batch.push(packet);
                 sas.push(inbound);
@@ -56,25 +56,41 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
     }
 }
 
-/// SAs lie scattered in memory: what leads from an SPI to the next thing is asked for from all packets before it is read
-/// from the first.
-fn prefetch<B: Buffer>(snapshot: &Snapshot, packets: &[B]) {
-    // Once more, for those that came from other workers; ingress has asked for the others.
+/// What is in the slots of a batch's SPIs. SAs lie scattered in memory: what a step reads is asked for from all of them
+/// before it is read from the first.
+fn find_entries<'a, B: Buffer>(
+    snapshot: &'a Snapshot,
+    packets: &[B],
+) -> ArrayVec<Option<&'a Inbound>, FRAME_SIZE> {
+    let mut slots = ArrayVec::<_, FRAME_SIZE>::new();
     for packet in packets {
-        snapshot.prefetch_inbound_slot(packet.meta().spi);
+        let slot = snapshot.inbound_slot(packet.meta().spi);
+        if let Some(slot) = slot {
+            // Once more: ingress has asked for it, but not for that of a packet from another worker.
+            prefetch(slot, 1);
+        }
+        slots.push(slot);
     }
-    for packet in packets {
-        snapshot.prefetch_inbound(packet.meta().spi);
+    let mut entries = ArrayVec::<Option<&Inbound>, FRAME_SIZE>::new();
+    for slot in slots {
+        let entry = slot.and_then(Option::as_deref);
+        if let Some(entry) = entry {
+            prefetch(entry, size_of::<Inbound>());
+        }
+        entries.push(entry);
     }
-    for packet in packets {
-        snapshot.prefetch_inbound_sa(packet.meta().spi);
+    for entry in entries.iter().flatten() {
+        entry.sa.prefetch();
     }
+    entries
 }
 
-fn find<'a, P: Pool>(cx: &mut Context<'a, P>, packet: &P::Buffer) -> Found<'a> {
+#[inline(always)]
+fn find<'a, P: Pool>(cx: &mut Context<'a, P>, entry: Option<&'a Inbound>, packet: &P::Buffer) -> Found<'a> {
     let (bytes, spi) = (packet.bytes(), packet.meta().spi);
     let Ok((header, _)) = ipv4::Header::view(bytes) else { return Found::Drop(DropReason::EspLength) };
-    let Some(inbound) = cx.snapshot.inbound_sa(spi) else {
+    // What was in the slot before has another SPI.
+    let Some(inbound) = entry.filter(|entry| entry.sa.spi() == spi) else {
         let head = &bytes[..bytes.len().min(header.header_len() + EspHeader::LEN)];
         cx.report(PuntReason::UnknownSpi { spi }, header.source().to_bits(), head);
         return Found::Drop(DropReason::UnknownSpi);
@@ -127,6 +143,7 @@ fn drop_reason(error: OpenError) -> DropReason {
 }
 
 /// What to do with a packet that has proved itself.
+#[inline(always)]
 fn finish<P: Pool>(
     cx: &mut Context<'_, P>,
     inbound: &Inbound,

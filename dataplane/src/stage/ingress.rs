@@ -1,5 +1,6 @@
 //! Ingress: what came in, checked and sorted.
 
+use dmvpn_esp::prefetch;
 use dmvpn_tables::{PortId, PuntReason, Snapshot};
 use dmvpn_wire::esp::Header as EspHeader;
 use dmvpn_wire::udp::{self, Encapsulated};
@@ -105,6 +106,7 @@ fn is_dhcp_reply(packet: &[u8], header: &ipv4::Header) -> bool {
 }
 
 /// UDP, ESP or GRE to an address that tunnels end at.
+#[inline]
 fn to_underlay<B: Buffer>(snapshot: &Snapshot, header: &ipv4::Header, packet: &mut B) -> Next {
     if header.is_fragment() {
         return Next::Drop(DropReason::FragmentToUs);
@@ -123,7 +125,9 @@ fn esp<B: Buffer>(snapshot: &Snapshot, offset: usize, packet: &mut B) -> Next {
         return Next::Drop(DropReason::EspLength);
     };
     let spi = header.spi();
-    snapshot.prefetch_inbound_slot(spi);
+    if let Some(slot) = snapshot.inbound_slot(spi) {
+        prefetch(slot, 1);
+    }
     let meta = packet.meta_mut();
     (meta.spi, meta.esp_offset) = (spi, offset);
     Next::Decrypt

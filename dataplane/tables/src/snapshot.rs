@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dmvpn_esp::prefetch;
 use dmvpn_wire::MacAddr;
 
 use crate::adjacency::{Adjacency, Neighbor};
@@ -51,41 +50,20 @@ impl Snapshot {
     /// The inbound SA of an SPI.
     #[inline]
     pub fn inbound_sa(&self, spi: u32) -> Option<&Arc<Inbound>> {
-        let entry = self.inbound.get((spi & INDEX_MASK) as usize)?.as_ref()?;
+        let entry = self.inbound_slot(spi)?.as_ref()?;
         (entry.sa.spi() == spi).then_some(entry)
     }
 
-    /// Asks for what leads to the inbound SA of an SPI, ahead of [`prefetch_inbound`](Self::prefetch_inbound).
+    /// The slot of an SPI; what is in it may belong to another SPI.
     #[inline]
-    pub fn prefetch_inbound_slot(&self, spi: u32) {
-        self.inbound.prefetch((spi & INDEX_MASK) as usize);
-    }
-
-    /// Asks for what is known of that SA, ahead of [`prefetch_inbound_sa`](Self::prefetch_inbound_sa).
-    #[inline]
-    pub fn prefetch_inbound(&self, spi: u32) {
-        prefetch_entry(&self.inbound, (spi & INDEX_MASK) as usize);
-    }
-
-    /// Asks for the SA itself, ahead of [`inbound_sa`](Self::inbound_sa).
-    #[inline]
-    pub fn prefetch_inbound_sa(&self, spi: u32) {
-        if let Some(Some(entry)) = self.inbound.get((spi & INDEX_MASK) as usize) {
-            entry.sa.prefetch();
-        }
+    pub fn inbound_slot(&self, spi: u32) -> Option<&Option<Arc<Inbound>>> {
+        self.inbound.get((spi & INDEX_MASK) as usize)
     }
 
     /// The peer of a handle, if it is still the one that the handle was made for.
     #[inline]
     pub fn peer(&self, id: crate::PeerId) -> Option<&Arc<Peer>> {
         self.peers.get(id.index())?.as_ref().filter(|peer| peer.id() == id)
-    }
-}
-
-#[inline]
-fn prefetch_entry<T>(table: &Paged<Option<Arc<T>>>, index: usize) {
-    if let Some(Some(entry)) = table.get(index) {
-        prefetch(&**entry, size_of::<T>());
     }
 }
 
