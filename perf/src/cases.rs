@@ -126,15 +126,6 @@ pub(crate) const SMALLEST: usize = 28;
 pub(crate) const LARGEST: usize = 1500;
 
 impl Cases {
-    /// The CPU to run on.
-    ///
-    /// # Errors
-    /// The operating system does not say which there are.
-    pub(crate) fn cpu(&self) -> anyhow::Result<usize> {
-        let last = || core_affinity::get_core_ids()?.last().map(|core| core.id);
-        self.cpu.or_else(last).context("no CPU known: say --cpu")
-    }
-
     /// Every combination of what was given.
     pub(crate) fn setups(&self) -> Vec<Setup> {
         let (kernel, burst) = (self.kernel(), self.burst.into());
@@ -161,12 +152,26 @@ impl Cases {
         }
     }
 
+    /// CPUs for so many workers, the one asked for first. (Of those that the calling thread may use: ask before it is pinned.)
+    ///
+    /// # Errors
+    /// There are not so many.
+    pub(crate) fn cpus(&self, workers: usize) -> anyhow::Result<Vec<usize>> {
+        let all: Vec<_> =
+            core_affinity::get_core_ids().unwrap_or_default().iter().rev().map(|core| core.id).collect();
+        let first = self.cpu.or_else(|| all.first().copied()).context("no CPU known: say --cpu")?;
+        let others = all.into_iter().filter(|&cpu| cpu != first);
+        let cpus: Vec<_> = [first].into_iter().chain(others).take(workers).collect();
+        ensure!(cpus.len() == workers, "{workers} workers need as many CPUs");
+        Ok(cpus)
+    }
+
     /// What all cases have in common, for the report.
-    pub(crate) fn settings(&self, cpu: usize) -> Object {
+    pub(crate) fn settings(&self, cpus: &[usize]) -> Object {
         Object::default()
             .with("seed", self.seed)
             .with("seconds", self.seconds)
-            .with("cpu", cpu)
+            .with("cpus", cpus)
             .with("burst", self.burst)
             .with("kernel", self.kernel().to_string())
     }

@@ -1,5 +1,7 @@
 //! `path`: the whole packet path in memory.
 
+mod crew;
+
 use anyhow::ensure;
 use clap::Args;
 use dmvpn_dataplane::{Buffer, ControlEnd, Counters, Handoff, Stage, Worker};
@@ -11,6 +13,7 @@ use dmvpn_wire::{View, eth};
 use crate::bare;
 use crate::cases::{Cases, Direction, Setup};
 use crate::network::{Network, WAN_MTU};
+use crate::path::crew::Crew;
 use crate::port::MemoryPort;
 use crate::progress;
 use crate::report::{Case, Object, Report};
@@ -24,6 +27,10 @@ use crate::traffic::{ESP, Flow, GRE, Traffic, seal_at_spokes};
 pub(crate) struct Arguments {
     #[command(flatten)]
     cases: Cases,
+    /// Workers. Several are threads on CPUs of their own that hand packets over to each other as RSS and the owners of SAs
+    /// demand; they are compared with one such thread.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
 }
 
 /// Packets that are prepared, and then timed.
@@ -31,6 +38,8 @@ const BATCH: usize = 256;
 /// Batches of a turn. What a turn took is the median of them.
 const BATCHES: usize = 8;
 const BUFFERS: u32 = 4096;
+/// Of several: what they are given, what they have sent, and what lies in the caches of their threads.
+const BUFFERS_OF_WORKER: u32 = 8192;
 
 /// Runs all cases.
 ///
@@ -39,15 +48,19 @@ const BUFFERS: u32 = 4096;
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let cases = &arguments.cases;
     let rig = Rig::start(Vec::new())?;
-    let cpu = cases.cpu()?;
-    let _pinned = rig.pin(cpu)?;
-    let pool = Mempool::new(&rig.eal, BUFFERS, WAN_MTU)?;
-    let mut report = Report::new("path", rig.machine(), cases.settings(cpu));
+    let workers = usize::from(arguments.workers);
+    let cpus = cases.cpus(workers)?;
+    let _pinned = rig.pin(cpus[0])?;
+    let buffers = if workers > 1 { u32::from(arguments.workers) * BUFFERS_OF_WORKER } else { BUFFERS };
+    let pool = Mempool::new(&rig.eal, buffers, WAN_MTU)?;
+    let mut report = Report::new("path", rig.machine(), cases.settings(&cpus));
     let setups = cases.setups();
     let progress = progress::bar(setups.len() as u64, "path");
     for setup in setups {
-        for case in measure(&rig, &pool, setup, cases)? {
-            report.push(case);
+        if workers > 1 {
+            report.push(measure_crew(&rig, &pool, setup, cases, &cpus)?);
+        } else {
+            measure(&rig, &pool, setup, cases)?.into_iter().for_each(|case| report.push(case));
         }
         progress.inc(1);
     }
@@ -74,6 +87,7 @@ fn measure(rig: &Rig, pool: &Mempool, setup: Setup, cases: &Cases) -> anyhow::Re
         if let Some(name) = name {
             identity = identity.with("setting", name);
         }
+        let identity = identity.with("workers", 1);
         let mut case = bench.case(identity, rig.hz(), path, &kernel[0]);
         if number > 0 {
             case = case.figure("throughput_to_first", figures[0][0].ratio(&path[0]));
@@ -81,6 +95,34 @@ fn measure(rig: &Rig, pool: &Mempool, setup: Setup, cases: &Cases) -> anyhow::Re
         results.push(case);
     }
     Ok(results)
+}
+
+/// Measures a case with several workers, in turns with one.
+fn measure_crew(
+    rig: &Rig,
+    pool: &Mempool,
+    setup: Setup,
+    cases: &Cases,
+    cpus: &[usize],
+) -> anyhow::Result<Case> {
+    let start = |cpus| Crew::start(rig, pool, setup, cases.seed, cpus);
+    let mut crews = [start(cpus)?, start(&cpus[..1])?];
+    let figures = in_turns(rig.clock, cases.time(), &mut crews, Crew::turn)?;
+    let [all, one] = [0, 1].map(|crew: usize| &figures[crew][0]);
+    let ns = all.typical() * 1e9 / rig.hz();
+    let (drops, handed_over) = crews[0].losses();
+    Ok(Case::of(setup.identity().with("workers", cpus.len()))
+        .figure("mpps", 1e3 / ns)
+        .figure("gbps", setup.size.mean() * 8.0 / ns)
+        .figure("ns_per_packet", ns)
+        .figure("cycles_per_packet", all.typical())
+        .figure("one_worker_cycles", one.typical())
+        .figure("throughput_to_one_worker", one.ratio(all))
+        .figure("handed_over", handed_over)
+        .figure("drops", drops)
+        .figure("median_cycles", all.median())
+        .figure("spread", all.spread())
+        .figure("rounds", all.len()))
 }
 
 /// Who takes turns.
@@ -134,19 +176,19 @@ impl Bench {
     /// What has come out.
     fn case(&self, identity: Object, hz: f64, path: &[Samples; FIGURES], kernel: &Samples) -> Case {
         let [cycles, stages @ ..] = path;
-        let ns = cycles.median() * 1e9 / hz;
+        let ns = cycles.typical() * 1e9 / hz;
         let mut case = Case::of(identity)
             .figure("mpps", 1e3 / ns)
             .figure("gbps", self.setup.size.mean() * 8.0 / ns)
             .figure("ns_per_packet", ns)
-            .figure("cycles_per_packet", cycles.median())
-            .figure("kernel_cycles", kernel.median())
+            .figure("cycles_per_packet", cycles.typical())
+            .figure("kernel_cycles", kernel.typical())
             .figure("ratio_to_kernel", kernel.ratio(cycles));
         for (stage, cycles) in Stage::ALL.iter().zip(stages) {
-            case = case.figure(stage.name(), cycles.median());
+            case = case.figure(stage.name(), cycles.typical());
         }
         case.figure("drops", self.drops())
-            .figure("least_cycles", cycles.min())
+            .figure("median_cycles", cycles.median())
             .figure("spread", cycles.spread())
             .figure("rounds", cycles.len())
     }
@@ -169,15 +211,23 @@ impl Bench {
     }
 
     fn path(&mut self) -> anyhow::Result<Cycles> {
+        let (flows, mut sent, cycles) = self.batch()?;
+        let sample = usize::from(flows[0].number()) % flows.len();
+        self.check(&flows[sample], &mut sent[sample])?;
+        Ok(cycles)
+    }
+
+    /// Runs a batch through the worker: what went in, what came out, and what that took.
+    fn batch(&mut self) -> anyhow::Result<(Vec<Flow>, Vec<Mbuf>, Cycles)> {
         let flows: Vec<Flow> = (0..BATCH).map(|_| self.traffic.next()).collect();
-        let frames = self.prepare(&flows)?;
+        let frames = prepare(&self.network, &mut self.pool, self.setup.direction, &flows)?;
         let (input, output) = match self.setup.direction {
             Direction::Encap => (&self.lan, &self.wan),
             Direction::Decap => (&self.wan, &self.lan),
             Direction::Hairpin => (&self.wan, &self.wan),
         };
         input.fill(frames);
-        let stages = stage_cycles(&self.control.counters);
+        let before = stage_cycles(&self.control.counters);
 
         let clock = self.clock;
         let begin = clock.cycles();
@@ -186,38 +236,24 @@ impl Bench {
         }
         let cycles = clock.cycles() - begin;
 
-        let mut sent = output.sent();
+        let sent = output.sent();
         ensure!(
-            input.is_drained() && sent.len() == flows.len(),
-            "{} of {} packets came out; {:?}",
+            input.is_drained() && sent.len() == flows.len() && self.drops() == 0,
+            "{} of {} packets came out; dropped: {:?}",
             sent.len(),
             flows.len(),
-            self.control.counters.drops().filter(|(_, count)| *count > 0).collect::<Vec<_>>()
+            dropped(&self.control.counters)
         );
-        let sample = usize::from(flows[0].number()) % flows.len();
-        self.check(&flows[sample], &mut sent[sample])?;
+        // What was reported on the way, such as redirects.
         while self.control.punts.poll().is_some() {}
 
         let mut figures = [0.0; _];
         figures[0] = cycles as f64;
-        for (figure, (after, before)) in
-            figures[1..].iter_mut().zip(stage_cycles(&self.control.counters).iter().zip(stages))
-        {
+        let stages = stage_cycles(&self.control.counters);
+        for (figure, (after, before)) in figures[1..].iter_mut().zip(stages.iter().zip(before)) {
             *figure = (after - before) as f64;
         }
-        Ok(figures.map(|cycles| cycles / BATCH as f64))
-    }
-
-    /// Frames as the hub receives them.
-    fn prepare(&mut self, flows: &[Flow]) -> anyhow::Result<Vec<Mbuf>> {
-        let Self { network, pool, setup, .. } = self;
-        if setup.direction == Direction::Encap {
-            return flows.iter().map(|flow| flow.lan_frame(pool)).collect();
-        }
-        let mut frames =
-            flows.iter().map(|flow| flow.wan_frame(network, pool)).collect::<Result<Vec<_>, _>>()?;
-        seal_at_spokes(network, &mut frames, flows)?;
-        Ok(frames)
+        Ok((flows, sent, figures.map(|cycles| cycles / BATCH as f64)))
     }
 
     /// Checks what became of a packet: that the host or spoke that it is for can read it.
@@ -239,6 +275,93 @@ impl Bench {
     }
 }
 
+/// Frames as the hub receives them.
+fn prepare(
+    network: &Network,
+    pool: &mut Mempool,
+    direction: Direction,
+    flows: &[Flow],
+) -> anyhow::Result<Vec<Mbuf>> {
+    if direction == Direction::Encap {
+        return flows.iter().map(|flow| flow.lan_frame(pool)).collect();
+    }
+    let mut frames = flows.iter().map(|flow| flow.wan_frame(network, pool)).collect::<Result<Vec<_>, _>>()?;
+    seal_at_spokes(network, &mut frames, flows)?;
+    Ok(frames)
+}
+
+/// What was dropped, and why.
+fn dropped(counters: &Counters) -> Vec<(&'static str, u64)> {
+    counters.drops().filter(|(_, count)| *count > 0).map(|(reason, count)| (reason.name(), count)).collect()
+}
+
 fn stage_cycles(counters: &Counters) -> [u64; Stage::ALL.len()] {
     Stage::ALL.map(|stage| counters.stage(stage).ticks.value())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::Size;
+
+    fn setup(suite: &str, direction: Direction) -> Setup {
+        let suite = suite.parse().unwrap();
+        Setup { suite, direction, size: Size::Imix, peers: 50, kernel: dmvpn_esp::Kernel::best(), burst: 32 }
+    }
+
+    const DIRECTIONS: [Direction; 3] = [Direction::Encap, Direction::Decap, Direction::Hairpin];
+
+    #[test]
+    fn every_packet_comes_out_as_it_should() {
+        let rig = Rig::for_tests();
+        let _known = rig.eal.register_thread();
+        let pool = Mempool::new(&rig.eal, BUFFERS, WAN_MTU).unwrap();
+        for suite in ["null", "aes256-sha1", "aes128gcm"] {
+            for direction in DIRECTIONS {
+                let mut bench = Bench::new(rig.clock, &pool, setup(suite, direction), 7).unwrap();
+                for _ in 0..2 {
+                    let (flows, mut sent, cycles) = bench.batch().unwrap();
+                    for (flow, frame) in flows.iter().zip(&mut sent) {
+                        bench.check(flow, frame).unwrap();
+                    }
+                    let [all, stages @ ..] = cycles;
+                    let in_stages: f64 = stages.iter().sum();
+                    assert!(in_stages > 0.0 && in_stages <= all, "{in_stages} of {all}");
+                }
+                assert!(bench.kernel().unwrap()[0] > 0.0);
+                assert_eq!(bench.drops(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_not_what_it_should_be_is_noticed() {
+        let rig = Rig::for_tests();
+        let _known = rig.eal.register_thread();
+        let pool = Mempool::new(&rig.eal, BUFFERS, WAN_MTU).unwrap();
+        for direction in DIRECTIONS {
+            let mut bench = Bench::new(rig.clock, &pool, setup("aes256-sha1", direction), 7).unwrap();
+            let (flows, mut sent, _) = bench.batch().unwrap();
+            let last = sent[0].len() - 1;
+            sent[0].bytes_mut()[last] ^= 1;
+            assert!(bench.check(&flows[0], &mut sent[0]).is_err());
+            assert!(bench.check(&flows[1], &mut sent[2]).is_err());
+        }
+    }
+
+    #[test]
+    fn several_workers_lose_nothing_and_hand_over() {
+        let rig = Rig::for_tests();
+        let _known = rig.eal.register_thread();
+        let pool = Mempool::new(&rig.eal, 2 * BUFFERS_OF_WORKER, WAN_MTU).unwrap();
+        let cpus: Vec<_> = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
+        let cpus = [cpus[0], cpus[cpus.len() - 1]];
+        for direction in DIRECTIONS {
+            let mut crew = Crew::start(rig, &pool, setup("null", direction), 7, &cpus).unwrap();
+            assert!(crew.turn().unwrap()[0] > 0.0);
+            let (drops, handed_over) = crew.losses();
+            assert_eq!(drops, 0);
+            assert!((0.2..1.0).contains(&handed_over), "{handed_over}");
+        }
+    }
 }

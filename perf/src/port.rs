@@ -36,6 +36,11 @@ impl<B> MemoryPort<B> {
         self.0.borrow().incoming.is_empty()
     }
 
+    /// How many packets were sent and not taken yet.
+    pub(crate) fn sent_count(&self) -> usize {
+        self.0.borrow().sent.len()
+    }
+
     /// Takes what was sent, in order.
     pub(crate) fn sent(&self) -> Vec<B> {
         mem::take(&mut self.0.borrow_mut().sent)

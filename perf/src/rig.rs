@@ -11,7 +11,8 @@ use crate::machine::Machine;
 /// MiB of packet memory where there are no hugepages.
 const ORDINARY_MIB: u32 = 256;
 
-/// DPDK, started; and its clock.
+/// DPDK, started; and its clock. Clones share it.
+#[derive(Clone)]
 pub(crate) struct Rig {
     pub(crate) eal: Eal,
     pub(crate) clock: Clock,
@@ -34,6 +35,13 @@ impl Rig {
         let eal = Eal::init(&EalOptions { memory, devices }).context("cannot start DPDK")?;
         let clock = Clock::new(&eal);
         Ok(Self { eal, clock, hugepages })
+    }
+
+    /// The same for all tests: DPDK starts once in a process.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> &'static Self {
+        static RIG: std::sync::LazyLock<Rig> = std::sync::LazyLock::new(|| Rig::start(Vec::new()).unwrap());
+        &RIG
     }
 
     /// Keeps the calling thread on a CPU.

@@ -32,6 +32,8 @@ pub(crate) struct Traffic {
     /// Packets so far: all, and modulo 2^16.
     count: usize,
     number: u16,
+    /// The receive queue that they come by, and how many there are.
+    queue: (u32, u32),
 }
 
 /// One packet, wherever it is on its way.
@@ -51,12 +53,28 @@ impl Traffic {
     /// Packets of `size` that go in `direction`.
     pub(crate) fn new(direction: Direction, size: Size, network: &Network, seed: u64) -> Self {
         let spokes = u32::try_from(network.spokes.len()).unwrap_or(u32::MAX);
-        Self { direction, size, spokes, rng: ChaCha8Rng::seed_from_u64(seed), count: 0, number: 0 }
+        Self {
+            direction,
+            size,
+            spokes,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            count: 0,
+            number: 0,
+            queue: (0, 1),
+        }
+    }
+
+    /// Those of them that come by one of `queues` receive queues, by a hash over their outermost addresses: from a spoke
+    /// always by the same one, from the LAN (where every packet is of another flow) by any.
+    pub(crate) fn of_queue(mut self, queue: usize, queues: usize) -> Self {
+        let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
+        self.queue = (number(queue), number(queues));
+        self
     }
 
     /// The next packet.
     pub(crate) fn next(&mut self) -> Flow {
-        let (a, b) = (self.below(self.spokes), self.below(self.spokes));
+        let (a, b) = (self.sender(), self.below(self.spokes));
         let (from, to) = match self.direction {
             Direction::Encap => (None, Some(a)),
             Direction::Decap => (Some(a), None),
@@ -76,6 +94,16 @@ impl Traffic {
     /// Where its packets go.
     pub(crate) fn direction(&self) -> Direction {
         self.direction
+    }
+
+    /// A spoke whose packets come by this queue; any, if there is none.
+    fn sender(&mut self) -> u32 {
+        let (queue, queues) = self.queue;
+        let of_queue = |spoke: &u32| (spoke.wrapping_mul(0x85eb_ca6b) >> 15) % queues == queue;
+        let tries = if self.direction == Direction::Encap { 1 } else { 64 * queues };
+        let mut spokes = (0..tries).map(|_| self.rng.next_u32() % self.spokes);
+        let any = spokes.next().unwrap_or_default();
+        if of_queue(&any) { any } else { spokes.find(of_queue).unwrap_or(any) }
     }
 
     fn below(&mut self, limit: u32) -> u32 {
