@@ -124,6 +124,22 @@ impl<const N: usize> Lanes<N> for Encryption<'_, '_, N> {
     }
 }
 
+/// Asks for the text that comes later: so many lanes are more than the CPU sees by itself that they are read
+/// from the beginning to the end.
+#[inline]
+fn prefetch_text<const N: usize>(at: &[*mut Block; N], block: usize, blocks: usize) {
+    /// Blocks of a cache line.
+    const LINE: usize = 4;
+    /// What has been asked for with the packet.
+    const BEFORE: usize = 4 * LINE;
+    if block.is_multiple_of(LINE) && block + BEFORE < blocks {
+        for at in at {
+            // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(block + BEFORE).cast()) };
+        }
+    }
+}
+
 /// # Safety
 /// As for [`Run`], with AVX-512F and VAES.
 #[target_feature(enable = "avx512f,vaes")]
@@ -131,6 +147,7 @@ unsafe fn run_512<const ROUNDS: usize>(state: &mut State<16>, blocks: usize) {
     let State { keys, chain, at } = state;
     let mut s: [__m512i; 4] = std::array::from_fn(|i| load_512(chain, i));
     for block in 0..blocks {
+        prefetch_text(at, block, blocks);
         for (i, s) in s.iter_mut().enumerate() {
             // SAFETY: the caller vouches for the blocks that each lane has.
             let text = |lane: usize| unsafe { _mm_loadu_si128(at[4 * i + lane].add(block).cast()) };
@@ -171,6 +188,7 @@ unsafe fn run_256<const ROUNDS: usize>(state: &mut State<16>, blocks: usize) {
     let State { keys, chain, at } = state;
     let mut s: [__m256i; 8] = std::array::from_fn(|i| load_256(chain, i));
     for block in 0..blocks {
+        prefetch_text(at, block, blocks);
         for (i, s) in s.iter_mut().enumerate() {
             // SAFETY: the caller vouches for the blocks that each lane has.
             let text = |lane: usize| unsafe { _mm_loadu_si128(at[2 * i + lane].add(block).cast()) };

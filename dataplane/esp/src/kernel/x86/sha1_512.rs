@@ -18,6 +18,10 @@ const FEW: usize = 8;
 /// Words of the digest.
 const WORDS: usize = 5;
 
+/// How many blocks before its own a block is asked for: so many lanes are more than the CPU sees by itself
+/// that they are read from the beginning to the end.
+const AHEAD: usize = 4;
+
 struct Sha1;
 
 /// Computes the tags of all jobs, at most a burst. Needs the SHA extensions too.
@@ -48,13 +52,13 @@ impl Hash<LANES> for Sha1 {
     unsafe fn compress(state: &mut State<LANES>, blocks: usize) {
         let busy = state.busy.iter().filter(|&&busy| busy).count();
         // SAFETY: passed on.
-        unsafe { if busy > FEW { compress(state, blocks) } else { compress_few(state, blocks) } }
+        unsafe { if busy > FEW { compress(state, blocks, None) } else { compress_few(state, blocks) } }
     }
 
     #[inline(always)]
     unsafe fn compress_digests(state: &mut State<LANES>, digests: &[[u32; LANES]; WORDS_MAX]) {
-        // SAFETY: passed on.
-        unsafe { compress_digests(state, digests) }
+        // SAFETY: nothing is read by the pointers of the lanes.
+        unsafe { compress(state, 1, Some(digests)) }
     }
 }
 
@@ -82,16 +86,38 @@ fn pad(rest: &[u8], bits: u64, tail: &mut [Chunk; 2]) -> usize {
     2
 }
 
+/// Mixes so many blocks into the state of every lane, or messages that are no more than digests: those
+/// are words of all lanes already.
+///
 /// # Safety
-/// As for [`Hash::compress`].
+/// As for [`Hash::compress`]; but with digests the pointers of the lanes may be any.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn compress(state: &mut State<LANES>, blocks: usize) {
+pub(super) unsafe fn compress(
+    state: &mut State<LANES>,
+    blocks: usize,
+    digests: Option<&[[u32; LANES]; WORDS_MAX]>,
+) {
     let mut h = load(&state.words);
+    // One loop for both, so that the rounds are there once and inlined: a call would pass all words
+    // through memory.
     for block in 0..blocks {
-        // SAFETY: the caller vouches for the blocks that each lane has.
-        h = rounds(h, unsafe { messages(&state.at, block) });
+        let message = match digests {
+            Some(digests) => digest_message(digests),
+            // SAFETY: the caller vouches for the blocks that each lane has.
+            None => unsafe { messages(&state.at, block) },
+        };
+        if digests.is_none() && block + AHEAD < blocks {
+            for at in &state.at {
+                // SAFETY: a prefetch reads nothing and cannot fault.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(block + AHEAD).cast()) };
+            }
+        }
+        h = rounds(h, message);
     }
-    store(&mut state.words, h);
+    for (words, h) in state.words.iter_mut().zip(h) {
+        // SAFETY: 16 words; no alignment is asked for.
+        unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), h) };
+    }
 }
 
 /// The same where few lanes are busy.
@@ -108,15 +134,15 @@ unsafe fn compress_few(state: &mut State<LANES>, blocks: usize) {
     }
 }
 
-/// As [`Hash::compress_digests`]: the digests are words of all lanes already.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn compress_digests(state: &mut State<LANES>, digests: &[[u32; LANES]; WORDS_MAX]) {
+/// Digests with padding and length.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn digest_message(digests: &[[u32; LANES]; WORDS_MAX]) -> [__m512i; 16] {
     let mut message = [_mm512_setzero_si512(); 16];
     message[..WORDS].copy_from_slice(&load(digests));
     message[WORDS] = _mm512_set1_epi32(i32::MIN);
     message[15] = _mm512_set1_epi32(outer_bits(WORDS));
-    let h = rounds(load(&state.words), message);
-    store(&mut state.words, h);
+    message
 }
 
 #[target_feature(enable = "avx512f")]
@@ -124,15 +150,6 @@ fn compress_digests(state: &mut State<LANES>, digests: &[[u32; LANES]; WORDS_MAX
 fn load(words: &[[u32; LANES]; WORDS_MAX]) -> [__m512i; WORDS] {
     // SAFETY: 16 words each; no alignment is asked for.
     std::array::from_fn(|i| unsafe { _mm512_loadu_si512(words[i].as_ptr().cast()) })
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn store(words: &mut [[u32; LANES]; WORDS_MAX], h: [__m512i; WORDS]) {
-    for (words, h) in words.iter_mut().zip(h) {
-        // SAFETY: 16 words; no alignment is asked for.
-        unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), h) };
-    }
 }
 
 /// The function of round `t` as a table of three bits (FIPS 180-4 section 4.1.1).
