@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dmvpn_control::show::{self, Request, Response};
+use dmvpn_dataplane::DropReason;
 use dmvpn_simulation::Site;
 use dmvpn_simulation::site::Options;
 use dmvpn_wire::ipv4::{self, Fields};
@@ -183,6 +184,32 @@ fn a_reload_of_nhrp_options_disturbs_nobody() {
     let (_, lost) = network.ping_train(1, HUB_ID, Duration::from_millis(20), seconds(1));
     assert_eq!(lost, vec![]);
     assert_eq!(network.peers(HUB_ID).len(), before.len());
+}
+
+/// Peers keep what goes around their packets, and get it anew.
+#[test]
+fn a_reload_of_tunnel_parameters_takes_effect_for_the_peers_there_are() {
+    let mut network = network(9, GOOD, 2, &Options::default());
+    all_register(&mut network, 2, seconds(10));
+    let before = network.peers(HUB_ID);
+    let another_key = |text: &str| {
+        assert!(text.contains("key = 1\n"));
+        text.replace("key = 1\n", "key = 7\n")
+    };
+    network.reload(HUB_ID, another_key);
+    let ping = network.ping(1, HUB_ID);
+    network.run(seconds(1));
+    assert_eq!(network.answer(1, ping), None);
+    assert!(network.drops(HUB_ID).iter().any(|(reason, _)| *reason == DropReason::GreKey));
+    for spoke in [1, 2] {
+        network.reload(spoke, another_key);
+    }
+    for (from, to) in [(1, HUB_ID), (HUB_ID, 2), (2, 1)] {
+        let (_, lost) = network.ping_train(from, to, Duration::from_millis(20), seconds(1));
+        assert_eq!(lost, vec![], "{from} to {to}");
+    }
+    let handles = |peers: &[show::Peer]| peers.iter().map(|peer| peer.peer.clone()).collect::<Vec<_>>();
+    assert_eq!(handles(&before), handles(&network.peers(HUB_ID)), "the same peers, with the same keys");
 }
 
 #[test]
