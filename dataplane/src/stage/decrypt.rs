@@ -31,6 +31,7 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
     for (packet, entry) in frames.decrypt.drain(..).zip(entries) {
         match find(cx, entry, &packet) {
             Found::Sa(inbound) => {
+                inbound.sa.prefetch_keys();
                 batch.push(packet);
                 sas.push(inbound);
             }

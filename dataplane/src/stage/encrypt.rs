@@ -136,6 +136,8 @@ fn encapsulate<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
             if batch.packets.is_full() {
                 batch.seal(cx, out, ports);
             }
+            // They arrive while headers go around the next packets.
+            sa.prefetch_keys();
             batch.packets.push(packet);
             batch.seals.push(Seal { sa, payload_len, next_header: peer.encapsulation().next_header().0 });
         }
