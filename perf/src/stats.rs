@@ -77,7 +77,7 @@ fn quiet(probes: &[u64]) -> Vec<usize> {
 }
 
 /// Cycles for work that keeps the core's units busy and needs no memory.
-fn probe(clock: Clock) -> u64 {
+pub(crate) fn probe(clock: Clock) -> u64 {
     let begin = clock.cycles();
     let mut lanes = black_box([1u64, 2, 3, 4, 5, 6, 7, 8]);
     for _ in 0..2000 {

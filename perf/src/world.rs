@@ -240,9 +240,8 @@ fn add_peer(
     let udp = entry.nat_port.map(|remote| UdpPorts { local: udp::IKE_NAT, remote });
     let path =
         Path::Esp { sa: maker.outbound(&entry.outbound)?, mode: mode(&entry.outbound, local, entry.remote) };
-    let neighbor = match adjacency(snapshot, entry.remote) {
-        Adjacency::Neighbor(neighbor) => neighbor,
-        _ => bail!("there is no station on the way to {}", entry.remote),
+    let Adjacency::Neighbor(neighbor) = adjacency(snapshot, entry.remote) else {
+        bail!("there is no station on the way to {}", entry.remote)
     };
     let peer = Peer::new(id, tunnel, Endpoints { local, remote: entry.remote, udp }, path, neighbor);
     let Ok(peer) = peer else { bail!("a clear path in a protected tunnel") };
