@@ -18,6 +18,7 @@ mod replay;
 mod sa;
 mod seal;
 mod suite;
+mod trailer;
 
 pub use kernel::{Kernel, prefetch};
 pub use keys::{IvSeed, KeyError, KeyMaterial};

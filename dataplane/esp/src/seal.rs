@@ -6,7 +6,8 @@ use crate::HEADER_LEN;
 use crate::burst::{AHEAD, BURST, Members};
 use crate::kernel::{self, CbcEncryptLane, MacLane};
 use crate::sa::{Kind, OutboundSa};
-use crate::suite::{Algorithms, TRAILER_LEN};
+use crate::suite::Algorithms;
+use crate::trailer::{TRAILER_LEN, TRAILER_ROOM, with_trailer};
 
 /// One packet to seal.
 pub struct SealJob<'a> {
@@ -76,8 +77,8 @@ impl<'a> SealJob<'a> {
         let encrypted = len - suite.icv_len();
         let payload_end = suite.payload_offset() + self.payload_len;
         let pad_len = encrypted - TRAILER_LEN - payload_end;
-        // In every suite that is all of it but for the first byte of the longest padding.
-        if pad_len == PADDING_MAX {
+        // Less than a block: at most one byte more than there is room for with the trailer.
+        if pad_len > TRAILER_ROOM {
             self.packet[payload_end] = 1;
         }
         if let Some(end) = self.packet[..encrypted].last_chunk_mut() {
@@ -95,23 +96,6 @@ fn write_iv(iv: &mut [u8], block: [u8; 16]) {
     } else if let (Some(iv), Some(half)) = (iv.first_chunk_mut::<8>(), block.first_chunk()) {
         *iv = *half;
     }
-}
-
-/// One less than the longest block of a cipher.
-const PADDING_MAX: usize = 15;
-
-/// The last sixteen bytes before the ICV: the end of what comes before, padding, its length and the next
-/// header (RFC 4303 section 2.4).
-#[inline]
-fn with_trailer(end: [u8; 16], pad_len: usize, next_header: u8) -> [u8; 16] {
-    const PADDING: u128 = u128::from_le_bytes([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0]);
-    const ROOM: usize = 16 - TRAILER_LEN;
-    let kept = 8 * ROOM.saturating_sub(pad_len);
-    let padding = PADDING >> (8 * pad_len.saturating_sub(ROOM)) << kept;
-    let mut bytes = (u128::from_le_bytes(end) & ((1 << kept) - 1) | padding).to_le_bytes();
-    bytes[ROOM] = pad_len.to_le_bytes()[0];
-    bytes[ROOM + 1] = next_header;
-    bytes
 }
 
 /// Seals a batch of packets, each in place and of whatever SA: takes the next sequence number, adds

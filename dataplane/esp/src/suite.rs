@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::HEADER_LEN;
+use crate::trailer::TRAILER_LEN;
 
 /// Encryption algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -303,8 +304,19 @@ impl Suite {
     /// Length of a packet from ESP header to the end of the ICV, for `payload_len` bytes of payload
     /// and the least padding.
     pub const fn sealed_len(self, payload_len: usize) -> usize {
-        let encrypted = (payload_len + TRAILER_LEN).next_multiple_of(self.block());
-        self.payload_offset() + encrypted + self.icv_len()
+        self.payload_offset() + self.whole_blocks(payload_len + TRAILER_LEN) + self.icv_len()
+    }
+
+    /// So many bytes, rounded up to whole blocks. A block is a power of two: no need to divide, which takes
+    /// longer than all else that is done for a length.
+    const fn whole_blocks(self, bytes: usize) -> usize {
+        let mask = self.block() - 1;
+        (bytes + mask) & !mask
+    }
+
+    /// Whether so many bytes are whole blocks.
+    pub(crate) const fn is_whole_blocks(self, bytes: usize) -> bool {
+        bytes & (self.block() - 1) == 0
     }
 
     /// The longest payload whose packet is no longer than `room` bytes; `None` if not even an empty
@@ -316,20 +328,6 @@ impl Suite {
         (left - left % self.block()).checked_sub(TRAILER_LEN)
     }
 }
-
-/// Pad length and next header (RFC 4303 section 2).
-pub(crate) const TRAILER_LEN: usize = 2;
-
-/// The longest padding; any other is the beginning of it (RFC 4303 section 2.4).
-pub(crate) static PADDING: [u8; 255] = {
-    let mut padding = [0; 255];
-    let mut value: u8 = 0;
-    while value < 255 {
-        padding[value as usize] = value + 1;
-        value += 1;
-    }
-    padding
-};
 
 /// `aes256-sha1`, `3des-md5`, `aes256gcm`.
 impl fmt::Display for Suite {

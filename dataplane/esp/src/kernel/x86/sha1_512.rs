@@ -108,8 +108,7 @@ pub(super) unsafe fn compress(
         };
         if digests.is_none() && block + AHEAD < blocks {
             for at in &state.at {
-                // SAFETY: a prefetch reads nothing and cannot fault.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(block + AHEAD).cast()) };
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(block + AHEAD).cast());
             }
         }
         h = rounds(h, message);
