@@ -155,6 +155,11 @@ pub(crate) enum Entry {
     Egress,
 }
 
+impl Entry {
+    const ALL: [Self; 6] =
+        [Self::Ingress, Self::Decrypt, Self::Forward, Self::Replicate, Self::Encrypt, Self::Egress];
+}
+
 impl Meta {
     /// Came out of a tunnel.
     pub(crate) const FROM_TUNNEL: u8 = 1;
@@ -183,19 +188,7 @@ impl Meta {
     /// Where it enters.
     #[inline]
     pub(crate) fn entry(&self) -> Entry {
-        const DECRYPT: u8 = Entry::Decrypt as u8;
-        const FORWARD: u8 = Entry::Forward as u8;
-        const REPLICATE: u8 = Entry::Replicate as u8;
-        const ENCRYPT: u8 = Entry::Encrypt as u8;
-        const EGRESS: u8 = Entry::Egress as u8;
-        match self.entry {
-            DECRYPT => Entry::Decrypt,
-            FORWARD => Entry::Forward,
-            REPLICATE => Entry::Replicate,
-            ENCRYPT => Entry::Encrypt,
-            EGRESS => Entry::Egress,
-            _ => Entry::Ingress,
-        }
+        Entry::ALL.get(usize::from(self.entry)).copied().unwrap_or(Entry::Ingress)
     }
 
     /// Whether a flag is set.

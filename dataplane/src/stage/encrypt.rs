@@ -3,10 +3,10 @@
 use arrayvec::ArrayVec;
 use dmvpn_esp::{self as esp, OutboundSa, SealError, SealJob};
 use dmvpn_tables::{Encapsulation, Path, Peer, PeerId, PuntReason, Snapshot, Variable};
-use dmvpn_wire::{EtherType, View, ipv4};
+use dmvpn_wire::{EtherType, View, eth, ipv4};
 
 use crate::counters::DropReason;
-use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, Meta, Pool};
+use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, HEADROOM, Meta, Pool};
 use crate::link::Link;
 use crate::ports::Ports;
 use crate::stage::fragment::fragment;
@@ -31,6 +31,8 @@ const CONTROL_TOS: u8 = 0xc0;
 /// TTL of the same, and of multicast: that is often sent with a TTL of 1, which is to say to the other end of the tunnel,
 /// not to the first router on the way there.
 const CONTROL_TTL: u8 = 64;
+
+const _: () = assert!(Encapsulation::ROOM + eth::Header::LEN <= HEADROOM);
 
 /// Packets with all headers around them, and what they are to be sealed with.
 struct Batch<'a, B> {
