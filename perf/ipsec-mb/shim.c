@@ -46,7 +46,6 @@ struct gcm_sa {
 
 struct mb {
 	IMB_MGR *manager;
-	IMB_ARCH arch;
 	struct mb_suite suite;
 	uint32_t iv_len;
 	uint32_t icv_len;
@@ -123,7 +122,8 @@ struct mb *mb_new(const struct mb_suite *suite, uint32_t icv_len, const uint8_t 
 		mb_free(mb);
 		return NULL;
 	}
-	init_mb_mgr_auto(mb->manager, &mb->arch);
+	/* What suits this CPU best. */
+	init_mb_mgr_auto(mb->manager, NULL);
 	if (suite->cipher == 1)
 		mb->gcm = aligned_alloc(LINE, count * sizeof(*mb->gcm));
 	else
@@ -139,12 +139,6 @@ struct mb *mb_new(const struct mb_suite *suite, uint32_t icv_len, const uint8_t 
 			expand_cbc(mb, &mb->cbc[i], keys + (size_t)i * stride);
 	}
 	return mb;
-}
-
-/* The instruction set that it has chosen: an IMB_ARCH. */
-uint32_t mb_arch(const struct mb *mb)
-{
-	return mb->arch;
 }
 
 static void prefetch_range(const void *start, size_t len)

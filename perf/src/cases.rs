@@ -46,7 +46,8 @@ pub(crate) struct Cases {
     /// The CPU to run on; the last one, if not given.
     #[arg(long, value_name = "N")]
     pub(crate) cpu: Option<usize>,
-    /// Use these kernels: the fastest with this text in their description, instead of the fastest of all.
+    /// Use these kernels: the fastest with this text in their description, instead of the fastest of all. Several texts are
+    /// joined by +, and one that must not be there begins with !, as in 'vaes-256+!avx-512'.
     #[arg(long, value_name = "NAME")]
     pub(crate) kernel: Option<NamedKernel>,
     /// Packets that a port gives at a time.
@@ -268,8 +269,15 @@ impl FromStr for NamedKernel {
     type Err = anyhow::Error;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let contains = |kernel: &Kernel| kernel.to_string().to_lowercase().contains(&name.to_lowercase());
-        Kernel::available().filter(contains).last().map(Self).context("this CPU has no such kernel")
+        let name = name.to_lowercase();
+        let is_meant = |kernel: &Kernel| {
+            let text = kernel.to_string().to_lowercase();
+            name.split('+').all(|part| match part.strip_prefix('!') {
+                Some(part) => !text.contains(part),
+                None => text.contains(part),
+            })
+        };
+        Kernel::available().filter(is_meant).last().map(Self).context("this CPU has no such kernel")
     }
 }
 
@@ -356,6 +364,9 @@ mod tests {
         assert!(["27", "1501", "mix", ""].iter().all(|text| text.parse::<Size>().is_err()));
         assert!("PORTABLE".parse::<NamedKernel>().is_ok());
         assert!("abacus".parse::<NamedKernel>().is_err());
+        assert!("portable+!portable".parse::<NamedKernel>().is_err());
+        let kernel = |name: &str| name.parse::<NamedKernel>().unwrap();
+        assert_eq!(kernel("portable+!abacus"), kernel("portable"));
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Both at once is nothing of its own here.
     let setups: Vec<_> =
         cases.setups().into_iter().filter(|setup| setup.direction != Direction::Hairpin).collect();
+    ensure!(!setups.is_empty(), "kernels have two directions: encap and decap");
     let progress = progress::bar(setups.len() as u64, "kernel");
     // Cases that differ in size alone follow each other.
     for of_one_line in setups.chunks(cases.sizes.len()) {

@@ -2,7 +2,7 @@
 
 mod crew;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Args;
 use dmvpn_dataplane::{Buffer, ControlEnd, Counters, Handoff, Stage, Worker};
 use dmvpn_dpdk::{Clock, Mbuf, Mempool};
@@ -29,7 +29,8 @@ pub(crate) struct Arguments {
     cases: Cases,
     /// Workers. Several are threads on CPUs of their own that hand packets over to each other as RSS and the owners of SAs
     /// demand; they are compared with one such thread.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "ab",
+        value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
 }
 
@@ -156,8 +157,8 @@ impl Bench {
         let traffic = Traffic::new(setup.direction, setup.size, &network, seed);
         let (publisher, readers) = Publisher::new(network.snapshot.clone(), 1);
         let (wan, lan) = (MemoryPort::new(setup.burst), MemoryPort::new(setup.burst));
-        let mut parts = readers.into_iter().zip(Handoff::between(1, 1));
-        let Some((reader, handoff)) = parts.next() else { unreachable!("one worker") };
+        let (reader, handoff) =
+            readers.into_iter().zip(Handoff::between(1, 1)).next().context("there is one worker")?;
         let (worker, control) = Worker::new(vec![wan.clone(), lan.clone()], pool.clone(), reader, handoff);
         Ok(Self {
             clock,

@@ -47,10 +47,10 @@ impl Rig {
     /// Keeps the calling thread on a CPU.
     ///
     /// # Errors
-    /// There is no such CPU for us, or DPDK cannot take one more thread.
+    /// There is no such CPU for us.
     pub(crate) fn pin(&self, cpu: usize) -> anyhow::Result<Pinned> {
         ensure!(core_affinity::set_for_current(CoreId { id: cpu }), "cannot run on CPU {cpu}");
-        // The thread that started DPDK is known to it already.
+        // The thread that started DPDK is known to it already; one more than it can take works, but slowly.
         Ok(Pinned { _registered: self.eal.register_thread().ok() })
     }
 

@@ -71,7 +71,6 @@ struct Raw {
 unsafe extern "C" {
     fn mb_new(suite: *const Suite, icv_len: u32, keys: *const u8, stride: u32, count: u32) -> *mut Raw;
     fn mb_free(mb: *mut Raw);
-    fn mb_arch(mb: *const Raw) -> u32;
     fn mb_run(mb: *mut Raw, packets: *const Packet<'_>, count: usize, opens: bool) -> usize;
 }
 
@@ -121,19 +120,6 @@ impl Library {
         let raw = unsafe { mb_new(&raw const suite, icv_len32, all.as_ptr(), stride, count) };
         let around = HEADER_LEN + iv_len + icv_len;
         Some(Self { raw: NonNull::new(raw)?, around, block, sas: keys.len() })
-    }
-
-    /// The instruction set that it has chosen for this CPU.
-    pub fn arch(&self) -> &'static str {
-        // SAFETY: it exists.
-        match unsafe { mb_arch(self.raw.as_ptr()) } {
-            1 => "no AES-NI",
-            2 => "SSE",
-            3 => "AVX",
-            4 => "AVX2",
-            5 => "AVX-512",
-            _ => "other",
-        }
     }
 
     /// Encrypts packets that have header, IV, payload, padding and trailer in place, and writes their ICVs; whether all
