@@ -108,6 +108,8 @@ pub(super) struct Child {
     pub(super) weight: Vec<u8>,
     /// Its quick mode is complete.
     pub(super) confirmed: bool,
+    /// Another one won against it, begun at the same time.
+    pub(super) lost: bool,
     /// Until the outbound SA is installed.
     pub(super) outbound: Option<KeyMaterial>,
     pub(super) since: Instant,
@@ -249,16 +251,22 @@ impl Peer {
         let rival = self.sending().filter(|other| other.is_rival_of(child));
         let wins = rival.is_none_or(|rival| child.weight > rival.weight);
         let loser = if wins { rival.map(|rival| rival.id) } else { Some(id) };
-        // Who began a pair deletes it: its rivals if they lost, and what it replaces.
+        // Who began a pair deletes what it replaces, and its own that have lost. One that has lost just now stays until
+        // then: not every peer judges as we do, and it may send by this one and have forgotten the other.
         let replaced = self.children.values().filter(|other| {
-            wins && child.initiator && other.id < id && other.confirmed && !other.is_rival_of(child)
+            wins && (child.initiator || (other.lost && other.initiator))
+                && other.id < id
+                && other.confirmed
+                && !other.is_rival_of(child)
         });
-        let mut ending: Vec<ChildId> = replaced.map(|other| other.id).collect();
-        ending.extend(loser.filter(|loser| self.children.get(loser).is_some_and(|child| child.initiator)));
+        let ending: Vec<ChildId> = replaced.map(|other| other.id).collect();
         for other in ending {
             if let Some(other) = self.children.get_mut(&other) {
                 other.retire_at.get_or_insert(now + DELETE_AFTER);
             }
+        }
+        if let Some(loser) = loser.and_then(|loser| self.children.get_mut(&loser)) {
+            loser.lost = true;
         }
         if wins {
             self.install_outbound(env, now, id);

@@ -719,6 +719,7 @@ impl Context<'_> {
             replaces,
             weight: nonce_i.min(nonce_r).to_vec(),
             confirmed: false,
+            lost: false,
             outbound: Some(outbound),
             since: self.now,
             rekey_at: self.now + rekey_after(&mut self.env.rng, agreed.lifetime, initiator),

@@ -271,10 +271,10 @@ fn both_ends_may_begin_at_once() {
         pair.assert_connected();
         pair.run(Duration::from_secs(120));
         pair.assert_connected();
-        // One of the two of everything is gone by now.
+        // One of the two IKE SAs is gone by now; of the ESP SAs, the pair that lost stays until the next ones.
         for end in &pair.ends {
             assert_eq!(end.established(pair.now), 1, "seed {seed}");
-            assert_eq!(end.inbound.len(), 1, "seed {seed}");
+            assert!((1..=2).contains(&end.inbound.len()), "seed {seed}");
             assert!(end.down.is_empty() && end.up.len() == 1);
         }
     }
