@@ -57,6 +57,7 @@ pub struct Engine {
     held: Held,
     errors: icmp::Errors,
     unknown_spi: RateLimit,
+    calls: sessions::Calls,
     alarms: Timers<Alarm>,
     /// The peer whose counters were looked at last.
     observed: Option<PeerId>,
@@ -147,6 +148,7 @@ impl Engine {
             held: Held::default(),
             errors: icmp::Errors::default(),
             unknown_spi: sessions::unknown_spi_limit(),
+            calls: sessions::Calls::default(),
             alarms: Timers::new(),
             observed: None,
             start,

@@ -1,5 +1,6 @@
 //! IKE's part: what it says becomes peers, SAs and datagrams.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -21,6 +22,34 @@ const UNBOUND: Duration = Duration::from_secs(120);
 /// How long after our start peers may still send by the SAs of our previous life.
 const PREVIOUS_LIFE: Duration = Duration::from_secs(300);
 
+/// Calls to senders of unknown SPIs that may be unanswered. Anybody can forge such a sender, and have us write to it
+/// again and again; peers of our previous life answer at once, and make room for the next.
+const CALLS: usize = 16;
+
+/// So long a call that is not answered counts as one, and nobody is called twice.
+const CALL: Duration = Duration::from_secs(60);
+
+/// Calls to senders of unknown SPIs, and when they were made.
+#[derive(Debug, Default)]
+pub(super) struct Calls(BTreeMap<(TunnelId, Ipv4Addr), Instant>);
+
+impl Calls {
+    /// Whether to call somebody.
+    fn admit(&mut self, now: Instant, tunnel: TunnelId, remote: Ipv4Addr) -> bool {
+        self.0.retain(|_, begun| now.since(*begun) < CALL);
+        let admitted = self.0.len() < CALLS && !self.0.contains_key(&(tunnel, remote));
+        if admitted {
+            self.0.insert((tunnel, remote), now);
+        }
+        admitted
+    }
+
+    /// Somebody has proved who it is.
+    fn answered(&mut self, tunnel: TunnelId, remote: Ipv4Addr) {
+        self.0.remove(&(tunnel, remote));
+    }
+}
+
 /// How often an unknown SPI may be acted upon.
 pub(super) const fn unknown_spi_limit() -> RateLimit {
     RateLimit::new(Duration::from_millis(10), 100)
@@ -40,6 +69,7 @@ impl Engine {
     fn carry_out_event(&mut self, now: Instant, event: ike::Event) {
         match event {
             ike::Event::PeerUp { peer, tunnel, endpoints, identity, .. } => {
+                self.calls.answered(tunnel, endpoints.remote);
                 let neighbor = self.pinned_underlay(now, tunnel, endpoints.remote);
                 self.peers.insert(peer, Peer::protected(tunnel, endpoints, identity.clone(), neighbor));
                 let what = What::PeerUp { peer, remote: endpoints.remote, identity };
@@ -98,7 +128,7 @@ impl Engine {
         let Some(tunnel) = tunnel.filter(|_| !self.closing && now.since(self.started) < PREVIOUS_LIFE) else {
             return;
         };
-        if self.peers.at(tunnel, remote).next().is_none() {
+        if self.peers.at(tunnel, remote).next().is_none() && self.calls.admit(now, tunnel, remote) {
             self.ike.handle(now, ike::Input::Connect { tunnel, remote });
         }
     }

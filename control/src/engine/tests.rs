@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use dmvpn_tables::{Adjacency, PortId, PuntReason, Reader, Snapshot};
@@ -326,6 +327,33 @@ fn any_punt_is_survived() {
         }
     }
     bench.run(200);
+}
+
+#[test]
+fn forged_senders_of_unknown_spis_have_few_main_modes_begun() {
+    let mut bench = Bench::new(HUB);
+    let ours = Ipv4Addr::new(198, 51, 100, 41);
+    let called = |bench: &mut Bench| -> BTreeSet<Ipv4Addr> {
+        let Response::Ike(ike) = bench.engine.request(bench.now, Request::Show(Topic::Ike)) else { panic!() };
+        ike.sas.iter().map(|sa| *sa.remote.ip()).collect()
+    };
+    for second in 1..=20 {
+        bench.run(second);
+        for host in 0..100 {
+            let esp = packet(Ipv4Addr::new(192, 0, 2, host), ours, IpProtocol::ESP, &[1; 8]);
+            bench.punt(PuntReason::UnknownSpi { spi: 0x0101_0101 }, &esp);
+        }
+    }
+    let first = called(&mut bench);
+    assert_eq!(first.len(), 16);
+    // Later others have their turn, but not when all of our previous life must be over.
+    for (second, expected) in [(70, true), (400, false)] {
+        bench.run(second);
+        let late = Ipv4Addr::new(192, 0, 2, 200 + u8::from(expected));
+        let esp = packet(late, ours, IpProtocol::ESP, &[1; 8]);
+        bench.punt(PuntReason::UnknownSpi { spi: 0x0101_0101 }, &esp);
+        assert_eq!(called(&mut bench).contains(&late), expected, "after {second} s");
+    }
 }
 
 #[test]
