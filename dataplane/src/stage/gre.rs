@@ -32,6 +32,7 @@ pub(crate) struct Outer {
 
 /// Takes the GRE header off, and whatever is around it. `content` says which bytes of `packet` are the GRE packet; it came
 /// by `tunnel`.
+#[inline(always)]
 pub(crate) fn pop<B: Buffer>(
     snapshot: &Snapshot,
     tunnel: &Tunnel,
@@ -57,6 +58,7 @@ pub(crate) fn pop<B: Buffer>(
     }
 }
 
+#[inline(always)]
 fn inner<B: Buffer>(
     snapshot: &Snapshot,
     tunnel: &Tunnel,

@@ -155,6 +155,7 @@ fn udp<B: Buffer>(snapshot: &Snapshot, header_len: usize, packet: &mut B) -> Nex
 }
 
 /// GRE that came without ESP: for a tunnel without IPsec only.
+#[inline(never)]
 fn clear_gre<B: Buffer>(snapshot: &Snapshot, header: &ipv4::Header, packet: &mut B) -> Next {
     let payload = packet.bytes().get(header.header_len()..).unwrap_or_default();
     let Ok(key) = dmvpn_wire::gre::Packet::parse(payload).map(|gre| gre.key) else {
