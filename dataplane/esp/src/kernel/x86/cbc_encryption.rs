@@ -40,7 +40,10 @@ struct State<const N: usize> {
 /// # Safety
 /// From `at` on, every lane must have that many blocks that nothing else refers to but idle lanes, and
 /// the CPU the features that the function is for.
-type Run<const N: usize> = unsafe fn(&mut State<N>, blocks: usize);
+///
+/// Lanes from `lanes` on are idle: registers that hold no others are left out, since then a step takes no
+/// longer than its rounds.
+type Run<const N: usize> = unsafe fn(&mut State<N>, blocks: usize, lanes: usize);
 
 /// Encrypts whole packets in place, chained from a block of zeros, over 512-bit registers. All are under keys of
 /// so many rounds.
@@ -114,10 +117,11 @@ impl<const N: usize> Lanes<N> for Encryption<'_, '_, N> {
 
     #[inline(always)]
     unsafe fn run(&mut self, blocks: usize) {
+        let lanes = self.state.at.iter().rposition(|&at| at != self.spare).map_or(0, |last| last + 1);
         // SAFETY: a busy lane points into its own job's blocks, and by the contract of this function
         // has that many left; an idle lane points to `spare`, which has as many as a run may have. Who
         // chose `run` has its features.
-        unsafe { (self.run)(&mut self.state, blocks) };
+        unsafe { (self.run)(&mut self.state, blocks, lanes) };
         for at in &mut self.state.at {
             *at = at.wrapping_add(blocks);
         }
@@ -143,9 +147,25 @@ fn prefetch_text<const N: usize>(at: &[*mut Block; N], block: usize, blocks: usi
 /// # Safety
 /// As for [`Run`], with AVX-512F and VAES.
 #[target_feature(enable = "avx512f,vaes")]
-unsafe fn run_512<const ROUNDS: usize>(state: &mut State<16>, blocks: usize) {
+unsafe fn run_512<const ROUNDS: usize>(state: &mut State<16>, blocks: usize, lanes: usize) {
+    // SAFETY: passed on.
+    unsafe {
+        match lanes.div_ceil(4) {
+            1 => registers_512::<ROUNDS, 1>(state, blocks),
+            2 => registers_512::<ROUNDS, 2>(state, blocks),
+            _ => registers_512::<ROUNDS, 4>(state, blocks),
+        }
+    }
+}
+
+/// The first `V` registers of lanes.
+///
+/// # Safety
+/// As for [`Run`], with AVX-512F and VAES.
+#[target_feature(enable = "avx512f,vaes")]
+unsafe fn registers_512<const ROUNDS: usize, const V: usize>(state: &mut State<16>, blocks: usize) {
     let State { keys, chain, at } = state;
-    let mut s: [__m512i; 4] = std::array::from_fn(|i| load_512(chain, i));
+    let mut s: [__m512i; V] = std::array::from_fn(|i| load_512(chain, i));
     for block in 0..blocks {
         prefetch_text(at, block, blocks);
         for (i, s) in s.iter_mut().enumerate() {
@@ -184,9 +204,25 @@ unsafe fn run_512<const ROUNDS: usize>(state: &mut State<16>, blocks: usize) {
 /// # Safety
 /// As for [`Run`], with AVX2 and VAES.
 #[target_feature(enable = "avx2,vaes")]
-unsafe fn run_256<const ROUNDS: usize>(state: &mut State<16>, blocks: usize) {
+unsafe fn run_256<const ROUNDS: usize>(state: &mut State<16>, blocks: usize, lanes: usize) {
+    // SAFETY: passed on.
+    unsafe {
+        match lanes.div_ceil(2) {
+            1 | 2 => registers_256::<ROUNDS, 2>(state, blocks),
+            3 | 4 => registers_256::<ROUNDS, 4>(state, blocks),
+            _ => registers_256::<ROUNDS, 8>(state, blocks),
+        }
+    }
+}
+
+/// The first `V` registers of lanes.
+///
+/// # Safety
+/// As for [`Run`], with AVX2 and VAES.
+#[target_feature(enable = "avx2,vaes")]
+unsafe fn registers_256<const ROUNDS: usize, const V: usize>(state: &mut State<16>, blocks: usize) {
     let State { keys, chain, at } = state;
-    let mut s: [__m256i; 8] = std::array::from_fn(|i| load_256(chain, i));
+    let mut s: [__m256i; V] = std::array::from_fn(|i| load_256(chain, i));
     for block in 0..blocks {
         prefetch_text(at, block, blocks);
         for (i, s) in s.iter_mut().enumerate() {
@@ -217,9 +253,24 @@ unsafe fn run_256<const ROUNDS: usize>(state: &mut State<16>, blocks: usize) {
 /// # Safety
 /// As for [`Run`], with AVX and AES-NI.
 #[target_feature(enable = "avx,aes")]
-unsafe fn run_128<const ROUNDS: usize>(state: &mut State<8>, blocks: usize) {
+unsafe fn run_128<const ROUNDS: usize>(state: &mut State<8>, blocks: usize, lanes: usize) {
+    // SAFETY: passed on.
+    unsafe {
+        match lanes {
+            1..=4 => registers_128::<ROUNDS, 4>(state, blocks),
+            _ => registers_128::<ROUNDS, 8>(state, blocks),
+        }
+    }
+}
+
+/// The first `V` registers of lanes.
+///
+/// # Safety
+/// As for [`Run`], with AVX and AES-NI.
+#[target_feature(enable = "avx,aes")]
+unsafe fn registers_128<const ROUNDS: usize, const V: usize>(state: &mut State<8>, blocks: usize) {
     let State { keys, chain, at } = state;
-    let mut s: [__m128i; 8] = std::array::from_fn(|i| load(&chain[i]));
+    let mut s: [__m128i; V] = std::array::from_fn(|i| load(&chain[i]));
     for block in 0..blocks {
         for (i, s) in s.iter_mut().enumerate() {
             // SAFETY: the caller vouches for the blocks that each lane has.
