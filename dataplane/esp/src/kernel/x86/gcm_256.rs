@@ -44,34 +44,43 @@ fn crypt(keys: &GcmKeys, packet: &mut [u8]) -> __m128i {
     let end = packet.len() - GCM_ICV_LEN;
     let mut counter = keys.first_counter(packet);
     let mut tag_mask = _mm_setzero_si128();
-    for at in (0..end).step_by(BYTES) {
-        let mut copy = [[0; 16]; GROUP];
-        let text = at.max(TEXT)..end.min(at + BYTES);
-        if at == 0 || text.len() < BYTES {
+    let mut at = 0;
+    while at < end {
+        let left = end - at;
+        if at > 0 && left >= 2 * BYTES {
+            piece::<GROUP>(keys, packet[at..at + 2 * BYTES].as_chunks_mut().0, counter);
+            counter = _mm_add_epi32(counter, _mm_set_epi32(16, 0, 0, 0));
+            at += 2 * BYTES;
+            continue;
+        }
+        if at > 0 && left >= BYTES {
+            piece::<{ GROUP / 2 }>(keys, packet[at..at + BYTES].as_chunks_mut().0, counter);
+        } else {
+            let text = at.max(TEXT)..end.min(at + BYTES);
             let inner = text.start - at..text.end - at;
+            let mut copy = [[0; 16]; GROUP];
             copy.as_flattened_mut()[inner.clone()].copy_from_slice(&packet[text.clone()]);
-            let first = piece(keys, &mut copy, counter);
+            let first = piece::<{ GROUP / 2 }>(keys, &mut copy, counter);
             packet[text].copy_from_slice(&copy.as_flattened()[inner]);
             if at == 0 {
                 tag_mask = first;
             }
-        } else if let Some(blocks) = packet[text].as_chunks_mut().0.first_chunk_mut() {
-            piece(keys, blocks, counter);
         }
         counter = _mm_add_epi32(counter, _mm_set_epi32(8, 0, 0, 0));
+        at += BYTES;
     }
     tag_mask
 }
 
-/// Eight blocks, of which `counter` is the first; returns the first block of the key stream.
+/// `2 * V` blocks, of which `counter` is the first; returns the first block of the key stream.
 #[target_feature(enable = "avx2,vaes")]
 #[inline]
-fn piece(keys: &GcmKeys, blocks: &mut [Block; GROUP], counter: __m128i) -> __m128i {
+fn piece<const V: usize>(keys: &GcmKeys, blocks: &mut [Block], counter: __m128i) -> __m128i {
     let (round_keys, last) = keys.schedule.split();
     let order = _mm256_broadcastsi128_si256(counter_order());
     let mut counters =
         _mm256_add_epi32(_mm256_broadcastsi128_si256(counter), _mm256_set_epi32(1, 0, 0, 0, 0, 0, 0, 0));
-    let mut s = [_mm256_setzero_si256(); 4];
+    let mut s = [_mm256_setzero_si256(); V];
     let key = _mm256_broadcastsi128_si256(load(&round_keys[0]));
     for s in &mut s {
         *s = _mm256_xor_si256(_mm256_shuffle_epi8(counters, order), key);
@@ -135,19 +144,30 @@ fn hash(keys: &GcmKeys, packet: &[u8]) -> __m128i {
 fn group(keys: &GcmKeys, blocks: &[Block], y: __m128i) -> __m128i {
     let reverse = _mm256_broadcastsi128_si256(reverse_order());
     let powers = &keys.powers[keys.powers.len() - GROUP..];
-    let mut carried = _mm256_zextsi128_si256(y);
     let (mut low, mut middle, mut high) =
         (_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256());
-    for i in 0..GROUP / 2 {
-        let a = _mm256_xor_si256(_mm256_shuffle_epi8(load_256(blocks, i), reverse), carried);
-        carried = _mm256_setzero_si256();
+    // What depends on the group before comes last.
+    for i in [1, 2, 3, 0] {
+        let mut a = _mm256_shuffle_epi8(load_256(blocks, i), reverse);
+        if i == 0 {
+            a = _mm256_xor_si256(a, _mm256_zextsi128_si256(y));
+        }
         let b = load_256(powers, i);
         low = _mm256_xor_si256(low, _mm256_clmulepi64_epi128::<0x00>(a, b));
         high = _mm256_xor_si256(high, _mm256_clmulepi64_epi128::<0x11>(a, b));
-        middle = _mm256_xor_si256(middle, _mm256_clmulepi64_epi128::<0x01>(a, b));
-        middle = _mm256_xor_si256(middle, _mm256_clmulepi64_epi128::<0x10>(a, b));
+        // Karatsuba: one product of sums for two products, of which low and high are taken off in the end.
+        let product = _mm256_clmulepi64_epi128::<0x00>(halves_added(a), halves_added(b));
+        middle = _mm256_xor_si256(middle, product);
     }
+    middle = _mm256_xor_si256(middle, _mm256_xor_si256(low, high));
     reduce(&Product { low: fold(low), middle: fold(middle), high: fold(high) })
+}
+
+/// The sum of both halves of each block, in both.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn halves_added(x: __m256i) -> __m256i {
+    _mm256_xor_si256(x, _mm256_shuffle_epi32::<0x4e>(x))
 }
 
 /// The sum of both parts.

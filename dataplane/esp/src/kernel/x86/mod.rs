@@ -1,9 +1,11 @@
 //! Kernels for x86-64 with AES-NI and better: several packets at once, each under its own key.
 //!
 //! Serial CBC encryption waits for the latency of one AES round after the other, and SHA for that of
-//! its own rounds; so packets of different SAs go side by side, one to a lane. Loops over rounds are
-//! not unrolled on purpose: in straight-line code the compiler would schedule one lane after the other
-//! and lose the overlap.
+//! its own rounds; so packets of different SAs go side by side, one to a lane. AES-GCM has enough to do
+//! within a packet, and the CPU begins the next one by itself.
+//!
+//! The compiler may reorder all of it. Where it would undo the overlap of lanes, or keep more words than
+//! there are registers, empty `asm!` holds it to the order of the source.
 
 mod aes;
 mod cbc_decryption;
