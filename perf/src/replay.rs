@@ -1,5 +1,6 @@
 //! `replay`: a capture file through the ports and the data plane of a configuration.
 
+mod cable;
 mod order;
 mod ports;
 mod tap;
@@ -16,15 +17,16 @@ use clap::Args;
 use dmvpn::devices::Devices;
 use dmvpn::workers::{Crew, Rings};
 use dmvpn_config::{Config, IdlePolicy};
-use dmvpn_control::engine::Port;
+use dmvpn_control::engine;
 use dmvpn_control::host::Workers;
 use dmvpn_dataplane::counters::{Counter, PortCounters};
 use dmvpn_dataplane::{Counters, Stage};
-use dmvpn_dpdk::Clock;
+use dmvpn_dpdk::{Clock, Port};
 use dmvpn_esp::Kernel;
 use dmvpn_tables::{PortId, Publisher};
 use dmvpn_wire::{MacAddr, View, eth};
 
+use self::cable::{Cables, Plug};
 use self::order::Seen;
 use self::ports::{Capture, Outlet};
 use self::tap::{Findings, Gate, Tap};
@@ -37,8 +39,8 @@ use crate::world::{World, is_underlay, station_mac};
 
 /// Replay a capture file through DPDK ports and the data plane of a configuration.
 ///
-/// Capture files take the place of the configuration's ports (DPDK's net_pcap): the packets enter by the interface that
-/// they are addressed to. Peers, SAs and neighbors are those of the side file, in place of NHRP, IKE and ARP; everything
+/// Capture files take the place of the configuration's ports (DPDK's net_pcap), unless these are cabled to others: the
+/// packets enter by the interface that they are addressed to. Peers, SAs and neighbors are those of the side file, in place of NHRP, IKE and ARP; everything
 /// else is as `dmvpnd` makes it of the configuration.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -57,6 +59,13 @@ pub(crate) struct Arguments {
     /// Be the peers instead of the box: open what the box has sealed for them.
     #[arg(long)]
     mirror: bool,
+    /// Use the ports of the configuration, and send and receive by the devices at the other ends of their cables: one for
+    /// each interface.
+    #[arg(long = "cable", value_name = "ethN=DEVICE", conflicts_with = "mirror")]
+    cables: Vec<Plug>,
+    /// With cables: so many packets a second, and not as many as the port takes.
+    #[arg(long, value_name = "N", requires = "cables")]
+    rate: Option<f64>,
     /// Replay the file so many times.
     #[arg(long = "loop", value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
@@ -79,34 +88,54 @@ const LOOK: Duration = Duration::from_micros(200);
 /// Files do not fit together, or DPDK does not start.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let time = arguments.seconds.map(Duration::try_from_secs_f64).transpose().context("--seconds")?;
-    let side = SideFile::read(&arguments.sas)?;
+    let mut side = SideFile::read(&arguments.sas)?;
     let mut config = load(&arguments.config)?;
-    let macs = macs(&config, &side, arguments.mirror)?;
-    let capture = Capture::read(&arguments.pcap)?;
-    let entry = macs.iter().position(|mac| *mac == capture.destination);
+    let mut near = macs(&config, &side, arguments.mirror)?;
+    let by_cable = !arguments.cables.is_empty();
+    let mut packets = Vec::new();
+    let capture = Capture::read(&arguments.pcap, |packet| {
+        if by_cable {
+            packets.push(packet.to_vec());
+        }
+    })?;
+    let entry = near.iter().position(|mac| *mac == capture.destination);
     let entry = entry.with_context(|| format!("no interface has the address {}", capture.destination))?;
-    let again = arguments.rounds > 1 || arguments.seconds.is_some();
-    ports::put_in_place(&mut config, &capture, entry, again, &arguments.outputs)?;
     // One file is one queue.
     config.dataplane.workers.truncate(1);
     config.dataplane.idle = IdlePolicy::Busy;
+    let mut opened = config.clone();
+    if by_cable {
+        cable::add_far_ends(&mut opened, &arguments.cables)?;
+    } else {
+        let again = arguments.rounds > 1 || arguments.seconds.is_some();
+        ports::put_in_place(&mut opened, &capture, entry, again, &arguments.outputs)?;
+    }
     let config = Arc::new(config);
 
-    let devices = Devices::open(&config)?;
-    let clock = Clock::new(&devices.eal);
+    let Devices { eal, pool, mut ports, mut queues } = Devices::open(&opened)?;
+    let clock = Clock::new(&eal);
     let kernel = Kernel::best();
+    let mut cables = None;
+    if let Some(queues) = queues.first_mut().filter(|_| by_cable) {
+        let far_queues = queues.split_off(config.ethernet.len());
+        let far = ports.split_off(config.ethernet.len());
+        near = ports.iter().map(Port::mac).collect();
+        side.readdress(&config, &near, &far.iter().map(Port::mac).collect::<Vec<_>>());
+        let (into, load) = ((entry, near[entry]), (packets, arguments.rate.unwrap_or(f64::INFINITY)));
+        cables = Some(Cables::new(&config, far_queues, pool.clone(), into, load, &arguments.outputs)?);
+    }
     let mut world = match arguments.mirror {
         true => World::of_peers(&config, &side, kernel)?,
         false => {
-            let ports = iter::zip(&macs, &devices.ports).map(|(&mac, port)| Port { mac, mtu: port.mtu() });
-            World::of_box(&config, &ports.collect::<Vec<_>>(), &side, kernel)?
+            let near = iter::zip(&near, &ports).map(|(&mac, port)| engine::Port { mac, mtu: port.mtu() });
+            World::of_box(&config, &near.collect::<Vec<_>>(), &side, kernel)?
         }
     };
-    let (mut publisher, readers) = Publisher::new(world.snapshot.clone(), devices.queues.len());
+    let (mut publisher, readers) = Publisher::new(world.snapshot.clone(), queues.len());
 
     let (gate, (report, findings)) = (Arc::new(Gate::default()), mpsc::channel());
     let mut taps = Vec::new();
-    for queues in devices.queues {
+    for queues in queues {
         let tap = |(port, queue)| {
             let ticks = (move || clock.cycles(), clock.hz());
             Tap::new(port, queue, Arc::clone(&gate), ticks, report.clone())
@@ -114,15 +143,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         taps.push(queues.into_iter().enumerate().map(tap).collect::<Result<Vec<_>, _>>()?);
     }
     drop(report);
-    let (crew, rings) = Crew::start(&devices.eal, &devices.pool, &config.dataplane, taps, readers)?;
+    let (crew, rings) = Crew::start(&eal, &pool, &config.dataplane, taps, readers)?;
     let counters = crew.counters().next().context("no worker")?;
-    let mut replay = Replay { gate, counters, rings, packets: capture.packets };
+    let mut replay = Replay { gate, counters, rings, packets: capture.packets, cables };
 
     let bar = progress::bar(time.map_or(arguments.rounds, millis), "replay");
     let begin = Instant::now();
     let mut rounds = 0;
     loop {
-        replay.round();
+        replay.round()?;
         rounds += 1;
         let over = match time {
             Some(time) => {
@@ -145,8 +174,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     bar.finish_and_clear();
-    let Replay { counters, rings, .. } = replay;
-    let refused: u64 = devices.ports.iter().map(|port| port.stats().rx_chained).sum();
+    let Replay { counters, rings, cables, .. } = replay;
+    let refused: u64 = ports.iter().map(|port| port.stats().rx_chained).sum();
     drop((crew, rings));
 
     let settings = Object::default()
@@ -160,6 +189,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         mirror: arguments.mirror,
         rounds,
         refused,
+        by_cable: cables.as_ref().map(|cables| (cables.offered, cables.returned)),
         lan: (0..config.ethernet.len()).find(|&interface| !is_underlay(&config, interface)),
         ports: config.ethernet.len(),
         hz: clock.hz() as f64,
@@ -179,11 +209,18 @@ struct Replay {
     rings: Rings,
     /// In the file.
     packets: u64,
+    /// By which packets come and go, if they do not so by files.
+    cables: Option<Cables>,
 }
 
 impl Replay {
     /// Lets the file's packets in once, and waits until they are through.
-    fn round(&mut self) {
+    fn round(&mut self) -> anyhow::Result<()> {
+        let Self { gate, rings, cables, .. } = self;
+        if let Some(cables) = cables {
+            gate.open(u64::from(u32::MAX));
+            return cables.round(|| while rings.poll_punt().is_some() {});
+        }
         let goal = self.gate.entered() + self.packets;
         self.gate.open(self.packets);
         let (mut entered, mut since) = (self.gate.entered(), Instant::now());
@@ -200,6 +237,7 @@ impl Replay {
         while self.counters.polls.value() < polls {
             self.wait();
         }
+        Ok(())
     }
 
     /// Lets the worker work. Nobody needs what it punts, but it needs the buffers.
@@ -216,6 +254,8 @@ struct Summary {
     rounds: u64,
     /// Packets that ports refused.
     refused: u64,
+    /// Packets offered by cable, and come back.
+    by_cable: Option<(u64, u64)>,
     /// The port where packets are plain, if there is one.
     lan: Option<usize>,
     ports: usize,
@@ -231,6 +271,7 @@ impl Summary {
             (0..self.ports).filter_map(port).map(|port| of(port).value()).sum()
         };
         let (entered, left) = (total(|port| &port.rx_packets), total(|port| &port.tx_packets));
+        let (offered, returned) = self.by_cable.unwrap_or((entered, left));
         let busy = counters.busy.value() as f64;
         let rate = |amount: f64| if busy > 0.0 { amount * self.hz / busy } else { 0.0 };
         let per_packet = |stages: &[Stage]| {
@@ -262,9 +303,9 @@ impl Summary {
             counters.punts().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}"));
         Ok(Case::of(Object::default().with("pcap", self.pcap.clone()).with("mirror", self.mirror))
             .figure("rounds", self.rounds)
-            .figure("packets", entered)
-            .figure("sent", left)
-            .figure("lost", entered.saturating_sub(left))
+            .figure("packets", offered)
+            .figure("sent", returned)
+            .figure("lost", offered.saturating_sub(returned))
             .figure("refused", self.refused)
             .figure("drops", drops.collect::<Vec<_>>().join(", "))
             .figure("punts", punts.collect::<Vec<_>>().join(", "))

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, ensure};
+use dmvpn_config::Config;
 use dmvpn_esp::{KeyMaterial, Suite};
 use dmvpn_wire::MacAddr;
 use ipnetwork::Ipv4Network;
@@ -113,6 +114,18 @@ impl SideFile {
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let text = toml::to_string(self)?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Gives interfaces, in the order of a configuration, and the stations beside them other Ethernet addresses.
+    pub(crate) fn readdress(&mut self, config: &Config, near: &[MacAddr], far: &[MacAddr]) {
+        for ((interface, near), far) in config.ethernet.iter().zip(near).zip(far) {
+            for port in self.ports.iter_mut().filter(|port| port.interface == interface.name) {
+                port.mac.0 = *near;
+            }
+            for station in self.stations.iter_mut().filter(|station| station.interface == interface.name) {
+                station.mac.0 = *far;
+            }
+        }
     }
 
     /// The Ethernet address that it gives an interface.

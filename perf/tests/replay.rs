@@ -58,8 +58,33 @@ fn what_peers_have_sealed_the_box_opens_however_often() {
     whole(&some_time, usize::try_from(some_time["rounds"].as_u64().unwrap()).unwrap() * PACKETS);
 }
 
+/// The box's own ports, and the other ends of their cables: shared memory, whose ends must have different names for its
+/// socket where both are in one process.
 #[test]
-fn a_replay_attack_and_a_wrong_key_are_drops_with_a_reason() {
+fn packets_come_and_go_by_cables() {
+    let folder = generate(&["--size", "200"]);
+    let config = folder.path().join("hub.toml");
+    let at = folder.path().display();
+    let near =
+        |number| format!("net_memif{number},role=server,id={number},socket={at}/{number},socket-abstract=no");
+    let far = |number| {
+        format!(
+            "eth{number}=net_memif1{number},role=client,id={number},socket={at}/./{number},socket-abstract=no"
+        )
+    };
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text.replace("mtu = 1500", "mtu = 1400").replace("mtu = 1600", "mtu = 1500");
+    fs::write(&config, text.replace("net_null0", &near(0)).replace("net_null1", &near(1))).unwrap();
+    let options = ["--cable", &far(0), "--cable", &far(1), "--rate", "20000", "--output", "plain.pcap"];
+    let figures = replay(&folder, "wan.pcap", &options);
+    whole(&figures, PACKETS);
+    assert_eq!(read(&folder, "plain.pcap").len(), PACKETS);
+    let output = command(&folder, "wan.pcap", &["--cable", &far(0)]).output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("eth1 has no cable"));
+}
+
+#[test]
+fn a_wrong_key_is_a_drop_with_a_reason() {
     let folder = generate(&[]);
     let sas = folder.path().join("sas.toml");
     let text = fs::read_to_string(&sas).unwrap();

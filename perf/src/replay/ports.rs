@@ -33,11 +33,11 @@ const BUFFER_OVERHEAD: u64 = 1024;
 const UNDER_WAY: u32 = 8192;
 
 impl Capture {
-    /// Looks through a capture file.
+    /// Looks through a capture file, and has a look at each packet.
     ///
     /// # Errors
     /// It cannot be read, is not one, or its packets are not for one interface.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(path: &Path, mut look: impl FnMut(&[u8])) -> anyhow::Result<Self> {
         let problem = || format!("cannot read {}", path.display());
         let file = BufReader::new(File::open(path).with_context(problem)?);
         let mut reader = PcapReader::new(file).with_context(problem)?;
@@ -54,6 +54,7 @@ impl Capture {
                 header.destination
             );
             packets += 1;
+            look(&packet.data);
         }
         let destination = destination.with_context(|| format!("{} has no packets", path.display()))?;
         Ok(Self { path: path.to_owned(), packets, destination })
@@ -84,17 +85,7 @@ pub(crate) fn put_in_place(
     again: bool,
     outlets: &[Outlet],
 ) -> anyhow::Result<()> {
-    let mut sinks: Vec<Option<&Path>> = vec![None; config.ethernet.len()];
-    for outlet in outlets {
-        let place = match &outlet.interface {
-            Some(name) => config.ethernet.iter().position(|interface| interface.name == *name),
-            None => other_than(entry, config.ethernet.len()),
-        };
-        let place =
-            place.with_context(|| format!("no interface for the output {}", outlet.file.display()))?;
-        ensure!(sinks[place].is_none(), "two outputs for {}", config.ethernet[place].name);
-        sinks[place] = Some(&outlet.file);
-    }
+    let sinks = sinks(config, entry, outlets)?;
     for ((number, interface), sink) in config.ethernet.iter_mut().enumerate().zip(sinks) {
         let mut arguments = String::new();
         if number == entry {
@@ -123,6 +114,29 @@ pub(crate) fn put_in_place(
         config.dataplane.memory = config.dataplane.memory.max(u32::try_from(bytes >> 20)? + 64);
     }
     Ok(())
+}
+
+/// For each interface the file for what leaves by it, where there is one.
+///
+/// # Errors
+/// An outlet has no interface, or an interface two outlets.
+pub(crate) fn sinks<'a>(
+    config: &Config,
+    entry: usize,
+    outlets: &'a [Outlet],
+) -> anyhow::Result<Vec<Option<&'a Path>>> {
+    let mut sinks: Vec<Option<&Path>> = vec![None; config.ethernet.len()];
+    for outlet in outlets {
+        let place = match &outlet.interface {
+            Some(name) => config.ethernet.iter().position(|interface| interface.name == *name),
+            None => other_than(entry, config.ethernet.len()),
+        };
+        let place =
+            place.with_context(|| format!("no interface for the output {}", outlet.file.display()))?;
+        ensure!(sinks[place].is_none(), "two outputs for {}", config.ethernet[place].name);
+        sinks[place] = Some(&outlet.file);
+    }
+    Ok(sinks)
 }
 
 /// Packets of a file that is replayed over and over.
