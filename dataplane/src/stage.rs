@@ -137,8 +137,8 @@ pub(crate) fn find_peers(
         }
     }
     let mut peers = ArrayVec::new();
-    for slot in slots {
-        let peer = slot.and_then(|(id, slot)| slot.as_deref().filter(|peer| peer.id() == id));
+    for slot in &slots {
+        let peer = slot.as_ref().and_then(|&(id, slot)| slot.as_deref().filter(|peer| peer.id() == id));
         if let Some(peer) = peer
             && let Path::Esp { sa, .. } = peer.path()
         {

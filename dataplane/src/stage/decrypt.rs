@@ -28,8 +28,8 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
     let entries = find_entries(cx.snapshot, &frames.decrypt);
     let mut batch = Frame::new();
     let mut sas = ArrayVec::<&Inbound, FRAME_SIZE>::new();
-    for (packet, entry) in frames.decrypt.drain(..).zip(entries) {
-        match find(cx, entry, &packet) {
+    for (packet, entry) in frames.decrypt.drain(..).zip(&entries) {
+        match find(cx, *entry, &packet) {
             Found::Sa(inbound) => {
                 inbound.sa.prefetch_keys();
                 batch.push(packet);
@@ -44,8 +44,8 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
 
     let mut contents = ArrayVec::new();
     open(&mut batch, &sas, &mut contents);
-    for ((mut packet, inbound), content) in batch.drain(..).zip(sas.drain(..)).zip(contents.drain(..)) {
-        let next = match content {
+    for ((mut packet, inbound), content) in batch.drain(..).zip(&sas).zip(&contents) {
+        let next = match *content {
             Ok(content) => finish(cx, inbound, content, &mut packet),
             Err(error) => Next::Drop(drop_reason(error)),
         };
@@ -73,7 +73,7 @@ fn find_entries<'a, B: Buffer>(
         slots.push(slot);
     }
     let mut entries = ArrayVec::<Option<&Inbound>, FRAME_SIZE>::new();
-    for slot in slots {
+    for slot in &slots {
         let entry = slot.and_then(Option::as_deref);
         if let Some(entry) = entry {
             prefetch(entry, size_of::<Inbound>());
@@ -107,6 +107,7 @@ fn find<'a, P: Pool>(cx: &mut Context<'a, P>, entry: Option<&'a Inbound>, packet
 }
 
 /// What ESP protected.
+#[derive(Clone, Copy)]
 struct Content {
     /// Bytes of the packet.
     start: u16,

@@ -221,8 +221,8 @@ impl<B: Buffer> Batch<'_, B> {
     ) {
         let results = self.run_esp();
         self.seals.clear();
-        for (packet, result) in self.packets.drain(..).zip(results) {
-            match result {
+        for (packet, result) in self.packets.drain(..).zip(&results) {
+            match *result {
                 Ok(()) => send(cx, packet, out, ports),
                 Err(SealError::SequenceExhausted) => cx.count_drop(DropReason::SequenceExhausted),
                 Err(SealError::Pending | SealError::Length) => cx.count_drop(DropReason::NoRoom),

@@ -31,7 +31,7 @@ const HEAD: usize = 64;
 pub(crate) fn run<'a, P: Pool>(cx: &mut Context<'a, P>, frames: &mut Frames<'a, P::Buffer>) {
     let ways = look_up(cx.snapshot, &frames.forward);
     let peers = find_peers(cx.snapshot, ways.iter().map(Adjacency::peer));
-    for ((mut packet, way), peer) in frames.forward.drain(..).zip(ways).zip(peers) {
+    for ((mut packet, &way), &peer) in frames.forward.drain(..).zip(&ways).zip(&peers) {
         match route(cx, way, peer, &mut packet) {
             Next::Encrypt => {
                 packet.prefetch_headroom();
