@@ -133,9 +133,13 @@ impl Crew {
 
     fn batch(&mut self) -> anyhow::Result<[f64; 1]> {
         let Self { setup, network, pool, members, .. } = self;
+        let mut batches = Vec::new();
         for member in &mut *members {
             let flows: Vec<Flow> = (0..BATCH).map(|_| member.traffic.next()).collect();
-            let frames = prepare(network, pool, setup.direction, &flows)?;
+            batches.push(prepare(network, pool, setup.direction, &flows)?);
+        }
+        // The first worker is on the CPU of this thread, which has nothing left to do when that one begins.
+        for (member, frames) in members.iter().zip(batches).rev() {
             member.work.send(frames).ok().context("a worker has ended")?;
         }
         let done = members.iter().map(|member| member.done.recv()).collect::<Result<Vec<_>, _>>();
