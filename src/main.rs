@@ -7,7 +7,7 @@ mod control;
 mod protocol;
 mod supervise;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -51,7 +51,9 @@ fn main() -> ExitCode {
     tracing_subscriber::registry().with(lines).with(arguments.log).init();
     let outcome = match (arguments.check, arguments.config) {
         (None, Some(file)) => run(&file),
-        (Some(file), _) if load(&file).is_ok() => Ok(()),
+        (Some(file), _) if load(&file).is_ok() => {
+            writeln!(io::stdout(), "{}: ok", file.display()).context("cannot say so")
+        }
         // What is wrong has been said.
         _ => return ExitCode::FAILURE,
     };

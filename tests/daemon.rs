@@ -105,12 +105,13 @@ fn checks_without_starting() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("dmvpn.toml");
         fs::write(&file, config.replace("SOCKET", "/nowhere/socket")).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_dmvpnd")).arg("--check").arg(file).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        let output = Command::new(env!("CARGO_BIN_EXE_dmvpnd")).arg("--check").arg(&file).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap().replace(file.to_str().unwrap(), "FILE");
+        (output.status.code(), said, String::from_utf8(output.stderr).unwrap())
     };
-    assert_eq!(check(CONFIG), (Some(0), String::new()));
-    let (status, told) = check(&CONFIG.replace("1400", "9999").replace("192.0.2.1/24", "192.0.2.1/99"));
-    assert_eq!(status, Some(1));
+    assert_eq!(check(CONFIG), (Some(0), "FILE: ok\n".to_owned(), String::new()));
+    let (status, said, told) = check(&CONFIG.replace("1400", "9999").replace("192.0.2.1/24", "192.0.2.1/99"));
+    assert_eq!((status, &*said), (Some(1), ""));
     assert!(told.contains("9999") && told.contains("192.0.2.1/99"), "all mistakes at once: {told}");
 }
 
