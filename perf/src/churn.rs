@@ -36,6 +36,8 @@ pub(crate) enum Change {
 pub(crate) enum Order {
     /// Nothing; says what was done before.
     Rest,
+    /// Nothing, but without rest: the CPU is as busy as with changes, which may be felt where two share a core.
+    Spin,
     /// A change, and when all workers have adopted it, after a pause, the next.
     OneByOne,
     /// So many changes a second.
@@ -117,7 +119,7 @@ impl Churn {
         loop {
             let next = match order {
                 Order::Rest => orders.recv().ok(),
-                Order::OneByOne | Order::Steady(_) => {
+                Order::Spin | Order::OneByOne | Order::Steady(_) => {
                     let (next, what) = self.obey(order, orders)?;
                     if done.send(what).is_err() {
                         return Ok(());
@@ -145,7 +147,7 @@ impl Churn {
                 Err(TryRecvError::Empty) => {}
             }
             let start = self.clock.cycles();
-            if start < due {
+            if start < due || order == Order::Spin {
                 std::hint::spin_loop();
                 continue;
             }
@@ -156,7 +158,7 @@ impl Churn {
             publication.saturating_record(self.clock.cycles() - start);
             changes += 1;
             match order {
-                Order::Rest => {}
+                Order::Rest | Order::Spin => {}
                 Order::Steady(rate) => due += self.cycles(1.0 / rate),
                 Order::OneByOne => {
                     while !self.tables.publisher.adopted(version) {

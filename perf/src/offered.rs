@@ -102,18 +102,20 @@ const SLOW: f64 = 2.0;
 const PATIENCE: u64 = 20;
 
 impl Stock {
-    /// So many packets of the traffic, as spokes or hosts send them now.
-    fn make(
+    /// So many packets of the traffic, as spokes or hosts send them now, instead of those that there are.
+    fn refill(
+        mut self,
         network: &Network,
         traffic: &mut Traffic,
         pool: &mut Mempool,
         packets: usize,
     ) -> anyhow::Result<Self> {
         const AT_A_TIME: usize = 64;
-        let mut stock = Self::default();
-        while stock.ends.len() < packets {
+        self.bytes.clear();
+        self.ends.clear();
+        while self.ends.len() < packets {
             let flows: Vec<Flow> =
-                (stock.ends.len()..packets).take(AT_A_TIME).map(|_| traffic.next()).collect();
+                (self.ends.len()..packets).take(AT_A_TIME).map(|_| traffic.next()).collect();
             let frames: Vec<Mbuf> = if traffic.direction() == Direction::Encap {
                 flows.iter().map(|flow| flow.lan_frame(pool)).collect::<Result<_, _>>()?
             } else {
@@ -123,11 +125,11 @@ impl Stock {
                 frames
             };
             for frame in frames {
-                stock.bytes.extend_from_slice(frame.bytes());
-                stock.ends.push(stock.bytes.len());
+                self.bytes.extend_from_slice(frame.bytes());
+                self.ends.push(self.bytes.len());
             }
         }
-        Ok(stock)
+        Ok(self)
     }
 
     fn packet(&self, number: usize) -> &[u8] {
@@ -241,7 +243,10 @@ impl Bench {
             return Ok(());
         }
         let packets = if self.setup.direction == Direction::Encap { PLAIN } else { packets };
-        self.stock = Rc::new(Stock::make(network, &mut self.traffic, &mut self.pool, packets)?);
+        // Into the memory of the last one, for the same reason for which ports keep theirs.
+        self.input.0.borrow_mut().stock = Rc::default();
+        let stock = Rc::try_unwrap(std::mem::take(&mut self.stock)).unwrap_or_default();
+        self.stock = Rc::new(stock.refill(network, &mut self.traffic, &mut self.pool, packets)?);
         Ok(())
     }
 
@@ -313,7 +318,8 @@ impl Bench {
             let cycles = now - last;
             longest = longest.max(cycles);
             let expected = (taken_now - taken) as f64 * per_packet * SLOW;
-            stalled |= per_packet > 0.0 && cycles as f64 > STALL as f64 + expected;
+            let is_warm = taken * WARM_UP >= packets;
+            stalled |= is_warm && per_packet > 0.0 && cycles as f64 > STALL as f64 + expected;
             (last, taken) = (now, taken_now);
             if taken == packets && !worked {
                 break;
@@ -335,7 +341,8 @@ impl Bench {
             probe: before.max(probe(self.clock)),
             start,
             interval: rate.interval(),
-            departures: std::mem::take(&mut state.departures),
+            // The port keeps its memory: new pages would have to be found in the middle of the next window.
+            departures: state.departures.clone(),
         })
     }
 }

@@ -39,8 +39,8 @@ pub(crate) fn defaults(command: clap::Command) -> clap::Command {
 const PROGRAM: &[Change] = &[Change::Rekey, Change::Move, Change::Registration];
 /// Changes a second, of a control plane that is in a hurry.
 const STORM: f64 = 50_000.0;
-/// Packets of a window at full load.
-const WINDOW: usize = 16_384;
+/// Packets of a window at full load: less than what comes between two ticks of an operating system.
+const WINDOW: usize = 2048;
 const BUFFERS: u32 = 8192;
 
 /// Runs all cases.
@@ -154,13 +154,13 @@ impl Trial<'_> {
             let mut round = [None, None];
             let stormy_first = rounds.len() % 2 == 1;
             for stormy in [stormy_first, !stormy_first] {
-                if stormy {
-                    control.order(Order::Steady(STORM))?;
-                    // It has begun.
-                    self.bench.idle(clock.hz() / 10_000);
-                }
+                control.order(if stormy { Order::Steady(STORM) } else { Order::Spin })?;
+                // It has begun.
+                self.bench.idle(clock.hz() / 10_000);
                 let window = self.bench.window(Contender::Path, WINDOW, Rate::Full, per_packet)?;
-                if stormy && let Some(done) = control.order(Order::Rest)? {
+                if let Some(done) = control.order(Order::Rest)?
+                    && stormy
+                {
                     changes += done.changes;
                     cycles += done.cycles;
                     publication.add(&done.publication)?;
