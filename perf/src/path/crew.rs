@@ -1,9 +1,9 @@
 //! Several workers, each on a thread and CPU of its own, as in the appliance.
 
 use std::hint;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, ensure};
@@ -32,31 +32,30 @@ const PATIENCE: u64 = 5;
 
 /// Workers on threads. They end when this is dropped.
 pub(super) struct Crew {
-    setup: Setup,
-    network: Network,
-    pool: Mempool,
     members: Vec<Member>,
     _publisher: Publisher,
 }
 
 struct Member {
-    traffic: Traffic,
-    work: SyncSender<Vec<Mbuf>>,
-    done: Receiver<Done>,
+    /// Tells it to run a batch.
+    go: SyncSender<()>,
+    done: Receiver<anyhow::Result<Span>>,
     counters: Arc<Counters>,
-    /// Dropped last, after `work`, whose end is its end.
+    /// Dropped last, after `go`, whose end is its end.
     _thread: Joined,
 }
 
-/// What a worker made of a batch: when it began and ended, in cycles, and what came out.
-struct Done {
+/// When a batch began and ended, in cycles.
+struct Span {
     begin: u64,
     end: u64,
-    _sent: Vec<Mbuf>,
 }
 
 /// What the workers of a crew know of each other.
 struct Meeting {
+    /// For one at a time, since the far ends of SAs are none of theirs. Each prepares its own packets, so that they lie in
+    /// the caches of no other CPU.
+    network: Mutex<Network>,
     /// How often a worker was ready to begin.
     ready: AtomicU64,
     /// Packets that each has sent since it started.
@@ -80,13 +79,20 @@ impl Crew {
     ) -> anyhow::Result<Self> {
         let network = Network::new(setup.kernel, setup.suite.0, setup.peers, seed)?;
         let (publisher, readers) = Publisher::new(network.snapshot.clone(), cpus.len());
-        let meeting =
-            Meeting { ready: AtomicU64::new(0), sent: cpus.iter().map(|_| CachePadded::default()).collect() };
-        let meeting = Arc::new(meeting);
+        let traffic = |queue| {
+            let traffic = Traffic::new(setup.direction, setup.size, &network, seed + queue as u64);
+            traffic.of_queue(queue, cpus.len())
+        };
+        let traffics: Vec<_> = (0..cpus.len()).map(traffic).collect();
+        let meeting = Arc::new(Meeting {
+            network: Mutex::new(network),
+            ready: AtomicU64::new(0),
+            sent: cpus.iter().map(|_| CachePadded::default()).collect(),
+        });
         let mut members = Vec::new();
-        let parts = readers.into_iter().zip(Handoff::between(cpus.len(), HANDOFF)).zip(cpus);
-        for (number, ((reader, handoff), &cpu)) in parts.enumerate() {
-            let (work, to_do) = mpsc::sync_channel(1);
+        let parts = readers.into_iter().zip(Handoff::between(cpus.len(), HANDOFF)).zip(traffics).zip(cpus);
+        for (number, (((reader, handoff), traffic), &cpu)) in parts.enumerate() {
+            let (go, orders) = mpsc::sync_channel(1);
             let (finished, done) = mpsc::sync_channel(1);
             let (ready, started) = mpsc::sync_channel(1);
             let (rig, pool, meeting) = (rig.clone(), pool.clone(), Arc::clone(&meeting));
@@ -95,18 +101,16 @@ impl Crew {
                     Ok(pinned) => pinned,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
-                let (bench, counters) = Bench::new(rig.clock, pool, setup, reader, handoff, meeting);
+                let (bench, counters) = Bench::new(rig.clock, pool, setup, traffic, reader, handoff, meeting);
                 let _ = ready.send(Ok(counters));
-                bench.run(&to_do, &finished);
+                bench.run(&orders, &finished);
                 drop(pinned);
             })?;
             let _thread = Joined(Some(thread));
             let counters = started.recv().context("a worker ended at its start")??;
-            let traffic = Traffic::new(setup.direction, setup.size, &network, seed + number as u64)
-                .of_queue(number, cpus.len());
-            members.push(Member { traffic, work, done, counters, _thread });
+            members.push(Member { go, done, counters, _thread });
         }
-        Ok(Self { setup, network, pool: pool.clone(), members, _publisher: publisher })
+        Ok(Self { members, _publisher: publisher })
     }
 
     /// Cycles per packet, of all workers together, from when the first begins until all packets are out.
@@ -132,29 +136,26 @@ impl Crew {
     }
 
     fn batch(&mut self) -> anyhow::Result<[f64; 1]> {
-        let Self { setup, network, pool, members, .. } = self;
-        let mut batches = Vec::new();
-        for member in &mut *members {
-            let flows: Vec<Flow> = (0..BATCH).map(|_| member.traffic.next()).collect();
-            batches.push(prepare(network, pool, setup.direction, &flows)?);
-        }
-        // The first worker is on the CPU of this thread, which has nothing left to do when that one begins.
-        for (member, frames) in members.iter().zip(batches).rev() {
-            member.work.send(frames).ok().context("a worker has ended")?;
+        let members = &self.members;
+        for member in members {
+            member.go.send(()).context("a worker has ended")?;
         }
         let done = members.iter().map(|member| member.done.recv()).collect::<Result<Vec<_>, _>>();
-        let done = done.context("packets were lost")?;
-        let begin = done.iter().map(|done| done.begin).min().unwrap_or_default();
-        let end = done.iter().map(|done| done.end).max().unwrap_or_default();
+        let spans = done.context("a worker has ended")?.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let begin = spans.iter().map(|span| span.begin).min().unwrap_or_default();
+        let end = spans.iter().map(|span| span.end).max().unwrap_or_default();
         let dropped: Vec<_> = members.iter().flat_map(|member| dropped(&member.counters)).collect();
         ensure!(dropped.is_empty(), "dropped: {dropped:?}");
-        Ok([(end - begin) as f64 / (BATCH * done.len()) as f64])
+        Ok([(end - begin) as f64 / (BATCH * spans.len()) as f64])
     }
 }
 
 /// What a thread runs.
 struct Bench {
     clock: Clock,
+    pool: Mempool,
+    setup: Setup,
+    traffic: Traffic,
     worker: Worker<MemoryPort<Mbuf>, Mempool>,
     number: usize,
     input: MemoryPort<Mbuf>,
@@ -168,58 +169,67 @@ impl Bench {
         clock: Clock,
         pool: Mempool,
         setup: Setup,
+        traffic: Traffic,
         reader: Reader,
         handoff: Handoff<Mbuf>,
         meeting: Arc<Meeting>,
     ) -> (Self, Arc<Counters>) {
         let number = handoff.worker();
         let (wan, lan) = (MemoryPort::new(setup.burst), MemoryPort::new(setup.burst));
-        let (worker, control) = Worker::new(vec![wan.clone(), lan.clone()], pool, reader, handoff);
+        let (worker, control) = Worker::new(vec![wan.clone(), lan.clone()], pool.clone(), reader, handoff);
         let (input, output) = match setup.direction {
             Direction::Encap => (lan, wan),
             Direction::Decap => (wan, lan),
             Direction::Hairpin => (wan.clone(), wan),
         };
         let punts = control.punts;
-        (Self { clock, worker, number, input, output, meeting, punts }, control.counters)
+        let bench = Self { clock, pool, setup, traffic, worker, number, input, output, meeting, punts };
+        (bench, control.counters)
     }
 
-    fn run(mut self, to_do: &Receiver<Vec<Mbuf>>, finished: &SyncSender<Done>) {
-        let workers = self.meeting.sent.len() as u64;
-        for (round, frames) in (1..).zip(to_do) {
-            self.input.fill(frames);
-            // All begin at once.
-            self.meeting.ready.fetch_add(1, Ordering::AcqRel);
-            while self.meeting.ready.load(Ordering::Acquire) < workers * round {
-                hint::spin_loop();
-            }
-            let Some((begin, end)) = self.batch(workers * round * BATCH as u64) else { return };
-            if finished.send(Done { begin, end, _sent: self.output.sent() }).is_err() {
+    fn run(mut self, orders: &Receiver<()>, finished: &SyncSender<anyhow::Result<Span>>) {
+        for (round, ()) in (1..).zip(orders) {
+            let span = self.prepare().and_then(|()| self.batch(round));
+            drop(self.output.sent());
+            let failed = span.is_err();
+            if finished.send(span).is_err() || failed {
                 return;
             }
         }
     }
 
-    /// Polls until all workers together have sent `goal` packets since they started; when that began and ended. `None` if
-    /// they never do.
-    fn batch(&mut self, goal: u64) -> Option<(u64, u64)> {
-        let Self { clock, worker, meeting, punts, .. } = self;
+    fn prepare(&mut self) -> anyhow::Result<()> {
+        let flows: Vec<Flow> = (0..BATCH).map(|_| self.traffic.next()).collect();
+        let network = self.meeting.network.lock().unwrap_or_else(PoisonError::into_inner);
+        self.input.fill(prepare(&network, &mut self.pool, self.setup.direction, &flows)?);
+        Ok(())
+    }
+
+    /// Waits until all are ready, and polls until all workers together have sent what they received in this round.
+    fn batch(&mut self, round: u64) -> anyhow::Result<Span> {
+        let Self { clock, worker, meeting, punts, output, .. } = self;
+        let workers = meeting.sent.len() as u64;
+        let goal = workers * round * BATCH as u64;
         let sent = &meeting.sent[self.number];
         let before = sent.load(Ordering::Relaxed);
+
+        let last = clock.cycles() + PATIENCE * clock.hz();
+        meeting.ready.fetch_add(1, Ordering::AcqRel);
+        while meeting.ready.load(Ordering::Acquire) < workers * round {
+            ensure!(clock.cycles() < last, "another worker has ended");
+            hint::spin_loop();
+        }
         let begin = clock.cycles();
-        let last = begin + PATIENCE * clock.hz();
         loop {
             let now = clock.cycles();
             worker.poll(clock.micros(now), || clock.cycles());
             // As the control thread would: a worker that the operating system has stopped may report much in one batch.
             while punts.poll().is_some() {}
-            sent.store(before + self.output.sent_count() as u64, Ordering::Release);
+            sent.store(before + output.sent_count() as u64, Ordering::Release);
             if meeting.sent.iter().map(|sent| sent.load(Ordering::Acquire)).sum::<u64>() >= goal {
-                return Some((begin, clock.cycles()));
+                return Ok(Span { begin, end: clock.cycles() });
             }
-            if now > last {
-                return None;
-            }
+            ensure!(now < last, "packets were lost");
         }
     }
 }
