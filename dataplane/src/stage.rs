@@ -18,10 +18,12 @@ use crate::counters::{Counters, DropReason};
 use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, Pool};
 use crate::handoff::Handoff;
 use crate::punt::Punter;
+use crate::stage::check::OwnAddresses;
 
 /// What all stages work with during one poll.
 pub(crate) struct Context<'a, P: Pool> {
     pub(crate) snapshot: &'a Snapshot,
+    pub(crate) own: OwnAddresses<'a>,
     pub(crate) counters: &'a Counters,
     pub(crate) punter: &'a mut Punter<P::Buffer>,
     pub(crate) handoff: &'a mut Handoff<P::Buffer>,

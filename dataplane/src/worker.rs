@@ -11,6 +11,7 @@ use crate::inject;
 use crate::link::Link;
 use crate::ports::Ports;
 use crate::punt::{Injections, Injector, PuntReceiver, Punter, inject_ring, punt_ring};
+use crate::stage::check::OwnAddresses;
 use crate::stage::replicate::Replicator;
 use crate::stage::{Context, Frames, decrypt, egress, encrypt, forward, ingress};
 use crate::stopwatch::Stopwatch;
@@ -89,6 +90,7 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
         if worked {
             let cx = &mut Context {
                 snapshot,
+                own: OwnAddresses::of(snapshot),
                 counters,
                 punter: &mut self.punter,
                 handoff: &mut self.handoff,

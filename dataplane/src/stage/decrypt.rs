@@ -188,7 +188,7 @@ fn finish<P: Pool>(
         _ => return Next::Drop(DropReason::EspNextHeader),
     }
     match cx.snapshot.tunnels.get(usize::from(inbound.tunnel.0)) {
-        Some(tunnel) => gre::pop(cx.snapshot, tunnel, &outer, packet, inside),
+        Some(tunnel) => gre::pop(cx.own, tunnel, &outer, packet, inside),
         None => Next::Drop(DropReason::NoTunnel),
     }
 }

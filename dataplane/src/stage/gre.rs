@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use dmvpn_tables::{PeerId, PuntReason, Snapshot, Tunnel};
+use dmvpn_tables::{PeerId, PuntReason, Tunnel};
 use dmvpn_wire::{EtherType, View, gre, ipv4};
 
 use crate::counters::DropReason;
 use crate::frame::{Buffer, Meta};
-use crate::stage::check;
+use crate::stage::check::{self, OwnAddresses};
 
 /// What becomes of a GRE packet.
 pub(crate) enum Next {
@@ -34,7 +34,7 @@ pub(crate) struct Outer {
 /// by `tunnel`.
 #[inline(always)]
 pub(crate) fn pop<B: Buffer>(
-    snapshot: &Snapshot,
+    own: OwnAddresses<'_>,
     tunnel: &Tunnel,
     outer: &Outer,
     packet: &mut B,
@@ -49,7 +49,7 @@ pub(crate) fn pop<B: Buffer>(
     }
     let payload = end - header.payload.len()..end;
     match header.protocol {
-        EtherType::IPV4 => inner(snapshot, tunnel, outer, packet, payload),
+        EtherType::IPV4 => inner(own, tunnel, outer, packet, payload),
         EtherType::NHRP => {
             packet.crop(payload);
             Next::Punt(PuntReason::Nhrp { tunnel: tunnel.id, peer: outer.peer, source: outer.source })
@@ -60,7 +60,7 @@ pub(crate) fn pop<B: Buffer>(
 
 #[inline(always)]
 fn inner<B: Buffer>(
-    snapshot: &Snapshot,
+    own: OwnAddresses<'_>,
     tunnel: &Tunnel,
     outer: &Outer,
     packet: &mut B,
@@ -70,7 +70,7 @@ fn inner<B: Buffer>(
     let Some(Ok(ip)) = packet.bytes().get(content).map(ipv4::Packet::parse) else {
         return Next::Drop(DropReason::Ipv4Header);
     };
-    if let Some(reason) = check::addresses(snapshot, ip.header) {
+    if let Some(reason) = check::addresses(own, ip.header) {
         return Next::Drop(reason);
     }
     let inside = ip.header.ecn();

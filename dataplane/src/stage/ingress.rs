@@ -26,7 +26,7 @@ pub(crate) enum Next {
 pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::Buffer>) {
     for mut packet in frames.taken_in.drain(..) {
         let next = match packet.meta().entry() {
-            Entry::Ingress => classify(cx.snapshot, &mut packet),
+            Entry::Ingress => classify(cx, &mut packet),
             Entry::Decrypt => Next::Decrypt,
             Entry::Forward => Next::Forward,
             Entry::Replicate => {
@@ -51,7 +51,8 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
     }
 }
 
-fn classify<B: Buffer>(snapshot: &Snapshot, packet: &mut B) -> Next {
+fn classify<P: Pool>(cx: &Context<'_, P>, packet: &mut P::Buffer) -> Next {
+    let snapshot = cx.snapshot;
     let port = PortId(packet.meta().port);
     let Some(info) = snapshot.ports.get(usize::from(port.0)) else {
         return Next::Drop(DropReason::UnknownPort);
@@ -75,7 +76,7 @@ fn classify<B: Buffer>(snapshot: &Snapshot, packet: &mut B) -> Next {
     let header = *ip.header;
     // Short packets are padded to the least Ethernet frame.
     packet.crop(eth::Header::LEN..eth::Header::LEN + usize::from(header.total_length()));
-    if let Some(reason) = check::addresses(snapshot, &header) {
+    if let Some(reason) = check::addresses(cx.own, &header) {
         return Next::Drop(reason);
     }
     let destination = header.destination();
@@ -87,7 +88,7 @@ fn classify<B: Buffer>(snapshot: &Snapshot, packet: &mut B) -> Next {
     if matches!(header.protocol(), IpProtocol::UDP | IpProtocol::ESP | IpProtocol::GRE)
         && snapshot.tunnels.iter().any(|tunnel| tunnel.local == destination)
     {
-        return to_underlay(snapshot, &header, packet);
+        return to_underlay(cx, &header, packet);
     }
     // RFC 1812 section 5.3.4: a router does not turn link broadcasts into unicasts.
     if to_group && !destination.is_multicast() {
@@ -107,15 +108,15 @@ fn is_dhcp_reply(packet: &[u8], header: &ipv4::Header) -> bool {
 
 /// UDP, ESP or GRE to an address that tunnels end at.
 #[inline]
-fn to_underlay<B: Buffer>(snapshot: &Snapshot, header: &ipv4::Header, packet: &mut B) -> Next {
+fn to_underlay<P: Pool>(cx: &Context<'_, P>, header: &ipv4::Header, packet: &mut P::Buffer) -> Next {
     if header.is_fragment() {
         return Next::Drop(DropReason::FragmentToUs);
     }
     let header_len = header.header_len();
     match header.protocol() {
-        IpProtocol::UDP => udp(snapshot, header_len, packet),
-        IpProtocol::GRE => clear_gre(snapshot, header, packet),
-        _ => esp(snapshot, header_len, packet),
+        IpProtocol::UDP => udp(cx.snapshot, header_len, packet),
+        IpProtocol::GRE => clear_gre(cx, header, packet),
+        _ => esp(cx.snapshot, header_len, packet),
     }
 }
 
@@ -156,13 +157,13 @@ fn udp<B: Buffer>(snapshot: &Snapshot, header_len: usize, packet: &mut B) -> Nex
 
 /// GRE that came without ESP: for a tunnel without IPsec only.
 #[inline(never)]
-fn clear_gre<B: Buffer>(snapshot: &Snapshot, header: &ipv4::Header, packet: &mut B) -> Next {
+fn clear_gre<P: Pool>(cx: &Context<'_, P>, header: &ipv4::Header, packet: &mut P::Buffer) -> Next {
     let payload = packet.bytes().get(header.header_len()..).unwrap_or_default();
     let Ok(key) = dmvpn_wire::gre::Packet::parse(payload).map(|gre| gre.key) else {
         return Next::Drop(DropReason::GreHeader);
     };
     let mut tunnel = None;
-    for candidate in snapshot.tunnels.iter() {
+    for candidate in cx.snapshot.tunnels.iter() {
         if candidate.local == header.destination() && candidate.key == key {
             if candidate.protected {
                 return Next::Drop(DropReason::ClearGreOnProtected);
@@ -173,7 +174,7 @@ fn clear_gre<B: Buffer>(snapshot: &Snapshot, header: &ipv4::Header, packet: &mut
     let Some(tunnel) = tunnel else { return Next::Drop(DropReason::GreNoTunnel) };
     let content = header.header_len()..packet.len();
     let outer = gre::Outer { source: header.source(), ecn: header.ecn(), peer: None };
-    match gre::pop(snapshot, tunnel, &outer, packet, content) {
+    match gre::pop(cx.own, tunnel, &outer, packet, content) {
         gre::Next::Forward => Next::Forward,
         gre::Next::Punt(reason) => Next::Punt(reason),
         gre::Next::Drop(reason) => Next::Drop(reason),
