@@ -43,7 +43,7 @@ impl fmt::Display for Kernel {
         let sha = match self.sha {
             None => "portable",
             Some(ShaUnit::ShaNi) => "SHA-NI, 4 packets",
-            Some(ShaUnit::Avx512) => "SHA-NI, 4 packets (SHA1 AVX-512, 16 packets)",
+            Some(ShaUnit::Avx512) => "SHA-NI, 4 packets (SHA1 and MD5 AVX-512, 16 packets)",
         };
         let gcm = match self.aes {
             None | Some(AesUnit::AesNi) => "portable",

@@ -15,6 +15,8 @@ mod gcm_256;
 mod gcm_512;
 mod hmac;
 mod lanes;
+mod md5_512;
+mod message_512;
 mod sha1_512;
 mod sha_ni;
 mod unit;

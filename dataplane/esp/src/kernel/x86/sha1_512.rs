@@ -5,22 +5,16 @@ use std::arch::x86_64::*;
 
 use arrayvec::ArrayVec;
 
-use super::hmac::{Chunk, Hash, LENGTH_AT, State, WORDS_MAX, outer_bits, tags};
+use super::hmac::{Chunk, Hash, State, WORDS_MAX, outer_bits, tags};
+use super::message_512::{self, LANES, messages, prefetch_messages};
 use super::sha_ni;
 use crate::kernel::{MacKeys, MacLane};
-
-/// Packets side by side.
-const LANES: usize = 16;
 
 /// So many packets are hashed sooner, four at a time, on the SHA extensions.
 const FEW: usize = 8;
 
 /// Words of the digest.
 const WORDS: usize = 5;
-
-/// How many blocks before its own a block is asked for: so many lanes are more than the CPU sees by itself
-/// that they are read from the beginning to the end.
-const AHEAD: usize = 4;
 
 struct Sha1;
 
@@ -45,7 +39,7 @@ impl Hash<LANES> for Sha1 {
     #[inline(always)]
     unsafe fn pad(rest: &[u8], bits: u64, tail: &mut [Chunk; 2]) -> usize {
         // SAFETY: passed on.
-        unsafe { pad(rest, bits, tail) }
+        unsafe { message_512::pad(rest, Self::length(bits), tail) }
     }
 
     #[inline(always)]
@@ -60,30 +54,6 @@ impl Hash<LANES> for Sha1 {
         // SAFETY: nothing is read by the pointers of the lanes.
         unsafe { compress(state, 1, Some(digests)) }
     }
-}
-
-/// As [`Hash::pad`], but without a copy in small pieces, which the wide load after it would have to
-/// wait for.
-#[target_feature(enable = "avx512f,avx512bw")]
-#[inline]
-fn pad(rest: &[u8], bits: u64, tail: &mut [Chunk; 2]) -> usize {
-    let end = 1_u64 << (rest.len() % 64);
-    // SAFETY: the mask leaves the bytes of `rest`.
-    let text = unsafe { _mm512_maskz_loadu_epi8(end - 1, rest.as_ptr().cast()) };
-    let text = _mm512_mask_mov_epi8(text, end, _mm512_set1_epi8(0x80_u8.cast_signed()));
-    let length = _mm512_set1_epi64(bits.swap_bytes().cast_signed());
-    let [first, second] = tail.each_mut().map(|chunk| std::ptr::from_mut(chunk).cast());
-    if rest.len() < LENGTH_AT {
-        // SAFETY: 64 bytes; no alignment is asked for.
-        unsafe { _mm512_storeu_si512(first, _mm512_mask_mov_epi64(text, 0x80, length)) };
-        return 1;
-    }
-    // SAFETY: twice 64 bytes; no alignment is asked for.
-    unsafe {
-        _mm512_storeu_si512(first, text);
-        _mm512_storeu_si512(second, _mm512_maskz_mov_epi64(0x80, length));
-    }
-    2
 }
 
 /// Mixes so many blocks into the state of every lane, or messages that are no more than digests: those
@@ -103,14 +73,12 @@ pub(super) unsafe fn compress(
     for block in 0..blocks {
         let message = match digests {
             Some(digests) => digest_message(digests),
-            // SAFETY: the caller vouches for the blocks that each lane has.
-            None => unsafe { messages(&state.at, block) },
-        };
-        if digests.is_none() && block + AHEAD < blocks {
-            for at in &state.at {
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(block + AHEAD).cast());
+            None => {
+                prefetch_messages(&state.at, block, blocks);
+                // SAFETY: the caller vouches for the blocks that each lane has.
+                unsafe { messages::<true>(&state.at, block) }
             }
-        }
+        };
         h = rounds(h, message);
     }
     for (words, h) in state.words.iter_mut().zip(h) {
@@ -216,42 +184,4 @@ fn rounds(h: [__m512i; WORDS], mut w: [__m512i; 16]) -> [__m512i; WORDS] {
         63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79
     );
     std::array::from_fn(|i| _mm512_add_epi32(h[i], s[i]))
-}
-
-/// The sixteen message words of a block, each of all lanes.
-///
-/// # Safety
-/// Every pointer must be to more blocks than that.
-#[target_feature(enable = "avx512f,avx512bw")]
-#[inline]
-unsafe fn messages(at: &[*const Chunk; LANES], block: usize) -> [__m512i; 16] {
-    let order = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203));
-    let mut rows = [_mm512_setzero_si512(); 16];
-    for (row, at) in rows.iter_mut().zip(at) {
-        // SAFETY: 64 bytes of a block, as the caller vouches.
-        *row = _mm512_shuffle_epi8(unsafe { _mm512_loadu_si512(at.wrapping_add(block).cast()) }, order);
-    }
-    // A matrix of 16 by 16 words is turned over its diagonal: pairs of words, pairs of pairs, and then
-    // the four quarters of the registers.
-    let mut fours = [_mm512_setzero_si512(); 16];
-    for i in 0..4 {
-        let [a, b, c, d] = [rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]];
-        let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        fours[4 * i] = _mm512_unpacklo_epi64(ab_low, cd_low);
-        fours[4 * i + 1] = _mm512_unpackhi_epi64(ab_low, cd_low);
-        fours[4 * i + 2] = _mm512_unpacklo_epi64(ab_high, cd_high);
-        fours[4 * i + 3] = _mm512_unpackhi_epi64(ab_high, cd_high);
-    }
-    // Now quarter `q` of `fours[4 * i + j]` is word `4 * q + j` of lanes `4 * i` to `4 * i + 3`.
-    for j in 0..4 {
-        let [a, b, c, d] = [fours[j], fours[4 + j], fours[8 + j], fours[12 + j]];
-        let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
-        let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
-        rows[j] = _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even);
-        rows[8 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even);
-        rows[4 + j] = _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd);
-        rows[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd);
-    }
-    rows
 }

@@ -4,7 +4,7 @@ use super::aes::Rounds;
 use super::cbc_encryption::Job;
 use super::gcm::GcmKeys;
 use super::hmac::tags;
-use super::{Schedule, cbc_decryption, cbc_encryption, gcm_256, gcm_512, sha_ni, sha1_512};
+use super::{Schedule, cbc_decryption, cbc_encryption, gcm_256, gcm_512, md5_512, sha_ni, sha1_512};
 use crate::kernel::{MacKeys, MacLane};
 use crate::suite::GCM_SALT_LEN;
 
@@ -136,7 +136,7 @@ impl GcmKeys {
 pub(crate) enum ShaUnit {
     /// The SHA extensions.
     ShaNi,
-    /// The same, and 512-bit registers for SHA-1.
+    /// The same, and 512-bit registers for SHA-1 and MD5.
     Avx512,
 }
 
@@ -157,6 +157,7 @@ impl ShaUnit {
             match (jobs.first().map(|job| job.keys), self) {
                 (Some(MacKeys::Sha1(_)), Self::ShaNi) => tags::<sha_ni::Sha1, _>(jobs),
                 (Some(MacKeys::Sha1(_)), Self::Avx512) => sha1_512::hmac(jobs),
+                (Some(MacKeys::Md5(_)), Self::Avx512) => md5_512::hmac(jobs),
                 (Some(MacKeys::Sha256(_)), _) => tags::<sha_ni::Sha256, _>(jobs),
                 _ => return false,
             }
