@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 
 use super::x86::cbc_encryption::Job;
-use super::x86::{self, AesUnit, Schedule};
+use super::x86::{self, AesUnit, DesSchedule, Schedule, des_512};
 use super::{Kernel, portable};
 use crate::burst::BURST;
 use crate::keys::CipherKey;
@@ -14,6 +14,7 @@ use crate::suite::CbcCipher;
 pub(crate) enum CbcEncryptKeys {
     Portable(portable::CbcEncryptKeys),
     Aes(Schedule<AesUnit>),
+    TripleDes(Box<DesSchedule>),
 }
 
 /// Key schedules for CBC decryption.
@@ -21,6 +22,7 @@ pub(crate) enum CbcEncryptKeys {
 pub(crate) enum CbcDecryptKeys {
     Portable(portable::CbcDecryptKeys),
     Aes(Schedule<AesUnit>),
+    TripleDes(Box<DesSchedule>),
 }
 
 /// One packet to encrypt under a CBC suite.
@@ -40,23 +42,25 @@ pub(crate) struct CbcDecryptLane<'a> {
 
 impl CbcEncryptKeys {
     pub(crate) fn new(kernel: Kernel, cipher: CbcCipher, key: &CipherKey) -> Self {
-        match (kernel.aes, aes_key(cipher, key)) {
-            (Some(unit), Some(key)) => Self::Aes(unit.encrypting(key)),
-            _ => Self::Portable(portable::CbcEncryptKeys::new(cipher, key)),
-        }
+        let expanded = kernel.aes.and_then(|unit| match aes_key(cipher, key) {
+            Some(key) => Some(Self::Aes(unit.encrypting(key))),
+            None => unit.encrypting_des(&key[..24]).map(|schedule| Self::TripleDes(Box::new(schedule))),
+        });
+        expanded.unwrap_or_else(|| Self::Portable(portable::CbcEncryptKeys::new(cipher, key)))
     }
 }
 
 impl CbcDecryptKeys {
     pub(crate) fn new(kernel: Kernel, cipher: CbcCipher, key: &CipherKey) -> Self {
-        match (kernel.aes, aes_key(cipher, key)) {
-            (Some(unit), Some(key)) => Self::Aes(unit.decrypting(key)),
-            _ => Self::Portable(portable::CbcDecryptKeys::new(cipher, key)),
-        }
+        let expanded = kernel.aes.and_then(|unit| match aes_key(cipher, key) {
+            Some(key) => Some(Self::Aes(unit.decrypting(key))),
+            None => unit.decrypting_des(&key[..24]).map(|schedule| Self::TripleDes(Box::new(schedule))),
+        });
+        expanded.unwrap_or_else(|| Self::Portable(portable::CbcDecryptKeys::new(cipher, key)))
     }
 }
 
-/// The key proper, of a cipher that there are instructions for.
+/// The key proper of AES; `None` for triple DES.
 fn aes_key(cipher: CbcCipher, key: &CipherKey) -> Option<&[u8]> {
     match cipher {
         CbcCipher::Aes128 => Some(&key[..16]),
@@ -69,23 +73,29 @@ fn aes_key(cipher: CbcCipher, key: &CipherKey) -> Option<&[u8]> {
 /// Encrypts in place. The keys of all lanes are of one length and for one kernel.
 pub(crate) fn cbc_encrypt<'a>(lanes: impl Iterator<Item = CbcEncryptLane<'a>>) {
     let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
+    let mut des_jobs = ArrayVec::<des_512::Job<'_>, BURST>::new();
     for lane in lanes {
         match lane.keys {
             CbcEncryptKeys::Portable(keys) => keys.encrypt(lane.blocks),
             CbcEncryptKeys::Aes(schedule) => jobs.push((schedule, lane.blocks.as_chunks_mut().0)),
+            CbcEncryptKeys::TripleDes(schedule) => des_jobs.push((schedule, lane.blocks.as_chunks_mut().0)),
         }
     }
     x86::cbc_encrypt(&mut jobs);
+    x86::des_encrypt(&mut des_jobs);
 }
 
 /// Decrypts in place. The keys of all lanes are of one length and for one kernel.
 pub(crate) fn cbc_decrypt<'a>(lanes: impl Iterator<Item = CbcDecryptLane<'a>>) {
     let mut jobs = ArrayVec::<Job<'_>, BURST>::new();
+    let mut des_jobs = ArrayVec::<des_512::Job<'_>, BURST>::new();
     for lane in lanes {
         match lane.keys {
             CbcDecryptKeys::Portable(keys) => keys.decrypt(lane.blocks),
             CbcDecryptKeys::Aes(schedule) => jobs.push((schedule, lane.blocks.as_chunks_mut().0)),
+            CbcDecryptKeys::TripleDes(schedule) => des_jobs.push((schedule, lane.blocks.as_chunks_mut().0)),
         }
     }
     x86::cbc_decrypt(&mut jobs);
+    x86::des_decrypt(&mut des_jobs);
 }

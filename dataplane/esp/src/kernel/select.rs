@@ -50,6 +50,13 @@ impl fmt::Display for Kernel {
             Some(AesUnit::Vaes256) => "VAES-256",
             Some(AesUnit::Vaes512) => "VAES-512",
         };
-        write!(f, "AES-CBC {cbc}; HMAC-SHA1 and SHA256 {sha}; AES-GCM {gcm}; all else portable")
+        let des = match self.aes {
+            Some(AesUnit::Vaes512) => "AVX-512, 64 packets",
+            _ => "portable",
+        };
+        write!(
+            f,
+            "AES-CBC {cbc}; 3DES-CBC {des}; HMAC-SHA1 and SHA256 {sha}; AES-GCM {gcm}; all else portable"
+        )
     }
 }

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::hmac::{Chunk, LENGTH_AT};
+use super::transpose_quarters;
 
 /// Packets side by side.
 pub(super) const LANES: usize = 16;
@@ -79,13 +80,8 @@ pub(super) unsafe fn messages<const BIG_ENDIAN: bool>(
     }
     // Now quarter `q` of `fours[4 * i + j]` is word `4 * q + j` of lanes `4 * i` to `4 * i + 3`.
     for j in 0..4 {
-        let [a, b, c, d] = [fours[j], fours[4 + j], fours[8 + j], fours[12 + j]];
-        let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
-        let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
-        rows[j] = _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even);
-        rows[8 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even);
-        rows[4 + j] = _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd);
-        rows[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd);
+        let quarters = transpose_quarters([fours[j], fours[4 + j], fours[8 + j], fours[12 + j]]);
+        [rows[j], rows[4 + j], rows[8 + j], rows[12 + j]] = quarters;
     }
     rows
 }

@@ -10,6 +10,8 @@
 mod aes;
 mod cbc_decryption;
 pub(crate) mod cbc_encryption;
+mod des;
+pub(crate) mod des_512;
 mod gcm;
 mod gcm_256;
 mod gcm_512;
@@ -22,12 +24,13 @@ mod sha_ni;
 mod unit;
 
 pub(crate) use aes::Schedule;
+pub(crate) use des::Schedule as DesSchedule;
 pub(crate) use gcm::GcmKeys;
-pub(crate) use unit::{AesUnit, GcmUnit, ShaUnit, cbc_decrypt, cbc_encrypt};
+pub(crate) use unit::{AesUnit, GcmUnit, ShaUnit, cbc_decrypt, cbc_encrypt, des_decrypt, des_encrypt};
 
 use std::arch::x86_64::{
     __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128,
-    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_loadu_si512, _mm512_storeu_si512,
+    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_loadu_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
 };
 use std::ops::Range;
 use std::ptr;
@@ -77,6 +80,20 @@ fn load_512(blocks: &[Block], i: usize) -> __m512i {
 fn store_512(four: &mut [Block; 4], value: __m512i) {
     // SAFETY: writes the 64 bytes of `four`; no alignment is asked for.
     unsafe { _mm512_storeu_si512(ptr::from_mut(four).cast(), value) }
+}
+
+/// Turns a matrix of four by four quarters of registers over its diagonal.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn transpose_quarters([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+    let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+    [
+        _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even),
+        _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd),
+        _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even),
+        _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd),
+    ]
 }
 
 /// Asks for the first cache lines of a packet: those of a short one. The CPU sees by itself that a long one

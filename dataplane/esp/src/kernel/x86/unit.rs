@@ -4,7 +4,9 @@ use super::aes::Rounds;
 use super::cbc_encryption::Job;
 use super::gcm::GcmKeys;
 use super::hmac::tags;
-use super::{Schedule, cbc_decryption, cbc_encryption, gcm_256, gcm_512, md5_512, sha_ni, sha1_512};
+use super::{
+    Schedule, cbc_decryption, cbc_encryption, des, des_512, gcm_256, gcm_512, md5_512, sha_ni, sha1_512,
+};
 use crate::kernel::{MacKeys, MacLane};
 use crate::suite::GCM_SALT_LEN;
 
@@ -15,7 +17,7 @@ pub(crate) enum AesUnit {
     AesNi,
     /// 256-bit registers: VAES, VPCLMULQDQ and AVX2.
     Vaes256,
-    /// 512-bit registers: VAES, VPCLMULQDQ and AVX-512.
+    /// 512-bit registers: VAES, VPCLMULQDQ, GFNI and AVX-512 with VBMI, which came together. Triple DES too.
     Vaes512,
 }
 
@@ -26,10 +28,11 @@ impl AesUnit {
         let clmul = is_x86_feature_detected!("pclmulqdq") && is_x86_feature_detected!("vpclmulqdq");
         let vaes = aes && clmul && is_x86_feature_detected!("vaes");
         let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+        let bytes = is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("gfni");
         [
             aes.then_some(Self::AesNi),
             (vaes && is_x86_feature_detected!("avx2")).then_some(Self::Vaes256),
-            (vaes && avx512).then_some(Self::Vaes512),
+            (vaes && avx512 && bytes).then_some(Self::Vaes512),
         ]
         .into_iter()
         .flatten()
@@ -45,6 +48,16 @@ impl AesUnit {
     pub(crate) fn decrypting(self, key: &[u8]) -> Schedule<Self> {
         // SAFETY: every unit has AES-NI.
         unsafe { Schedule::decrypting(key, self) }
+    }
+
+    /// Expands a key of 24 bytes for encryption with triple DES; `None` if that is not for this unit.
+    pub(crate) fn encrypting_des(self, key: &[u8]) -> Option<des::Schedule> {
+        (self == Self::Vaes512).then(|| des::Schedule::encrypting(key))
+    }
+
+    /// The same for decryption.
+    pub(crate) fn decrypting_des(self, key: &[u8]) -> Option<des::Schedule> {
+        (self == Self::Vaes512).then(|| des::Schedule::decrypting(key))
     }
 
     /// The unit for AES-GCM that comes with this one.
@@ -81,6 +94,22 @@ pub(crate) fn cbc_decrypt(jobs: &mut [Job<'_>]) {
             AesUnit::Vaes256 => cbc_decryption::decrypt_256(jobs),
             AesUnit::Vaes512 => cbc_decryption::decrypt_512(jobs),
         }
+    }
+}
+
+/// Encrypts whole packets in place with triple DES, chained from a block of zeros.
+pub(crate) fn des_encrypt(jobs: &mut [des_512::Job<'_>]) {
+    if !jobs.is_empty() {
+        // SAFETY: schedules are made by the unit that has the features of the kernel, and there is one.
+        unsafe { des_512::encrypt(jobs) }
+    }
+}
+
+/// Decrypts whole packets in place with triple DES; the first block of each is the IV.
+pub(crate) fn des_decrypt(jobs: &mut [des_512::Job<'_>]) {
+    if !jobs.is_empty() {
+        // SAFETY: as for encryption.
+        unsafe { des_512::decrypt(jobs) }
     }
 }
 
