@@ -9,6 +9,10 @@ use crate::cases::Cases;
 use crate::churn::{Churn, Done, Order};
 use crate::rig::Rig;
 
+/// What `--ab` is beside a control plane, whose tables cannot be changed from one turn to the next.
+pub(crate) const AB: &str =
+    "Run every case with one thing changed, too, one after the other: suite, size, peers or burst";
+
 /// A control plane that works beside a measurement, on another CPU if there is one.
 pub(crate) struct Beside<'a> {
     orders: &'a Sender<Order>,

@@ -177,6 +177,19 @@ impl Cases {
             .with("kernel", self.kernel().to_string())
     }
 
+    /// For measurements in which the engine makes the SAs, which chooses the kernels itself.
+    ///
+    /// # Errors
+    /// Other kernels are asked for.
+    pub(crate) fn ensure_no_kernel(&self) -> anyhow::Result<()> {
+        let changed = self.ab.as_ref().is_some_and(|change| matches!(change.to, To::Kernel(_)));
+        ensure!(
+            self.kernel.is_none() && !changed,
+            "here the control plane chooses the kernels: only `kernel` and `path` run others"
+        );
+        Ok(())
+    }
+
     /// Time to measure a case for.
     pub(crate) fn time(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
@@ -294,6 +307,14 @@ impl Size {
         }
     }
 
+    /// How many packets are prepared, and then timed. Of the mix each length has its share in every batch.
+    pub(crate) fn batch(self) -> usize {
+        match self {
+            Self::Bytes(_) => 256,
+            Self::Imix => 288,
+        }
+    }
+
     /// The length of a packet on average.
     pub(crate) fn mean(self) -> f64 {
         match self {
@@ -350,6 +371,7 @@ mod tests {
             let mean = lens.iter().sum::<usize>() as f64 / 48.0;
             assert!((Size::Imix.mean() - mean).abs() < 1e-9);
         }
+        assert_eq!(Size::Imix.batch() % 48, 0);
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::rig::Rig;
 use crate::stats::{Samples, fit, in_turns, median_of_each};
 use crate::traffic::{ESP, Flow, Traffic, seal_at_spokes};
 
-/// The bare kernels: sealing (encap) and opening (decap) of packets that lie ready, every one of another peer. The limit
-/// that the path is held against.
+/// The bare kernels: sealing (encap) and opening (decap) of packets that lie ready, every one of another peer, or opening and
+/// sealing anew (hairpin). The limit that the path is held against.
 ///
 /// A size is that of the inner IPv4 packet; ESP carries that and 8 bytes of GRE, as on the path.
 #[derive(Args)]
@@ -32,8 +32,13 @@ pub(crate) struct Arguments {
     against: Vec<Name>,
 }
 
-/// Packets that are prepared, and then timed: a library may have all of them in flight.
-const BATCH: usize = 256;
+/// What is measured where nothing is said.
+pub(crate) fn defaults(command: clap::Command) -> clap::Command {
+    command.mut_arg("directions", |argument| argument.default_value("encap,decap"))
+}
+
+/// Packets by which a library is checked.
+const CHECKED: usize = 256;
 /// Batches of a turn. What a turn took is the median of them.
 const BATCHES: usize = 8;
 const BUFFERS: u32 = 4096;
@@ -44,15 +49,16 @@ const BUFFERS: u32 = 4096;
 /// The machine does not let us, a library is not there, or does not make the same of a packet as the kernels.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let cases = &arguments.cases;
+    ensure!(
+        arguments.against.is_empty() || !cases.directions.contains(&Direction::Hairpin),
+        "libraries either seal or open: --against goes with --direction encap,decap"
+    );
     let rig = Rig::start(Vec::new())?;
     let cpus = cases.cpus(1)?;
     let _pinned = rig.pin(cpus[0])?;
     let pool = Mempool::new(&rig.eal, BUFFERS, WAN_MTU)?;
     let mut report = Report::new("kernel", rig.machine(), cases.settings(&cpus));
-    // Both at once is nothing of its own here.
-    let setups: Vec<_> =
-        cases.setups().into_iter().filter(|setup| setup.direction != Direction::Hairpin).collect();
-    ensure!(!setups.is_empty(), "kernels have two directions: encap and decap");
+    let setups = cases.setups();
     let progress = progress::bar(setups.len() as u64, "kernel");
     // Cases that differ in size alone follow each other.
     for of_one_line in setups.chunks(cases.sizes.len()) {
@@ -119,6 +125,9 @@ fn measure(
             .figure("gbps", setup.size.mean() * 8.0 / ns(cycles))
             .figure("ns_per_packet", ns(cycles))
             .figure("cycles_per_packet", cycles.typical())
+            // So that programs find in every case of `kernel` and `path` the same. A packet that is refused ends the run.
+            .figure("ratio_to_kernel", 1.0)
+            .figure("drops", 0)
             .figure("median_cycles", cycles.median())
             .figure("spread", cycles.spread())
             .figure("rounds", cycles.len());
@@ -164,26 +173,28 @@ impl Contender {
     /// So many batches that the caches hold what they would if there was nothing else.
     fn turn(&mut self) -> anyhow::Result<[f64; 1]> {
         let Self { clock, pool, setup, network, traffic, library } = self;
+        let packets = setup.size.batch();
         let batch = |_| {
             let cycles = match library {
-                None => bare::cycles(*clock, network, traffic, pool, BATCH, setup.burst),
-                Some(library) => library_cycles(*clock, network, traffic, pool, &mut **library),
+                None => bare::cycles(*clock, network, traffic, pool, packets, setup.burst),
+                Some(library) => library_cycles(*clock, network, traffic, pool, packets, &mut **library),
             };
-            cycles.map(|cycles| [cycles as f64 / BATCH as f64])
+            cycles.map(|cycles| [cycles as f64 / packets as f64])
         };
         Ok(median_of_each(&(0..BATCHES).map(batch).collect::<Result<Vec<_>, _>>()?))
     }
 }
 
-/// Cycles that a library takes for a batch.
+/// Cycles that a library takes for a batch, all of which it may have in flight.
 fn library_cycles(
     clock: Clock,
     network: &Network,
     traffic: &mut Traffic,
     pool: &mut Mempool,
+    packets: usize,
     library: &mut dyn Library,
 ) -> anyhow::Result<u64> {
-    let flows: Vec<Flow> = (0..BATCH).map(|_| traffic.next()).collect();
+    let flows: Vec<Flow> = (0..packets).map(|_| traffic.next()).collect();
     let mut frames = flows.iter().map(|flow| flow.wan_frame(network, pool)).collect::<Result<Vec<_>, _>>()?;
     let opens = traffic.direction() == Direction::Decap;
     if opens {
@@ -191,7 +202,7 @@ fn library_cycles(
     } else {
         frames.iter_mut().zip(&flows).for_each(|(frame, flow)| flow.finish_plaintext(network.suite, frame));
     }
-    let mut packets = packets(&mut frames, &flows);
+    let mut packets = described(&mut frames, &flows);
     let begin = clock.cycles();
     let good = if opens { library.open(&mut packets) } else { library.seal(&mut packets) };
     let cycles = clock.cycles() - begin;
@@ -199,7 +210,7 @@ fn library_cycles(
     Ok(cycles)
 }
 
-fn packets<'a>(frames: &'a mut [Mbuf], flows: &[Flow]) -> Vec<Packet<'a>> {
+fn described<'a>(frames: &'a mut [Mbuf], flows: &[Flow]) -> Vec<Packet<'a>> {
     let sa = |flow: &Flow| flow.from.or(flow.to).unwrap_or_default() as usize;
     let packets = frames.iter_mut().zip(flows);
     packets.map(|(frame, flow)| Packet { sa: sa(flow), bytes: &mut frame.bytes_mut()[ESP..] }).collect()
@@ -214,7 +225,7 @@ fn check(
 ) -> anyhow::Result<()> {
     let pool = &mut pool.clone();
     let mut traffic = Traffic::new(direction, Size::Imix, network, 0);
-    let flows: Vec<Flow> = (0..BATCH).map(|_| traffic.next()).collect();
+    let flows: Vec<Flow> = (0..CHECKED).map(|_| traffic.next()).collect();
     let mut ours = flows.iter().map(|flow| flow.wan_frame(network, pool)).collect::<Result<Vec<_>, _>>()?;
     let mut plain = Vec::new();
     for (frame, flow) in ours.iter_mut().zip(&flows) {
@@ -239,14 +250,14 @@ fn check(
         copy.bytes_mut().copy_from_slice(plain);
         theirs.push(copy);
     }
-    ensure!(library.seal(&mut packets(&mut theirs, &flows)), "it refuses to seal");
+    ensure!(library.seal(&mut described(&mut theirs, &flows)), "it refuses to seal");
     let same = |a: &Mbuf, b: &Mbuf| a.bytes() == b.bytes();
     ensure!(ours.iter().zip(&theirs).all(|(a, b)| same(a, b)), "it seals otherwise");
-    ensure!(library.open(&mut packets(&mut theirs, &flows)), "it refuses to open");
+    ensure!(library.open(&mut described(&mut theirs, &flows)), "it refuses to open");
     let text = |frame: &[u8]| frame[..frame.len() - network.suite.icv_len()].to_vec();
     ensure!(theirs.iter().zip(&plain).all(|(a, b)| text(a.bytes()) == text(b)), "it opens otherwise");
-    ours[BATCH / 2].bytes_mut()[ESP + network.suite.payload_offset()] ^= 1;
-    ensure!(!library.open(&mut packets(&mut ours, &flows)), "it opens what is damaged");
+    ours[CHECKED / 2].bytes_mut()[ESP + network.suite.payload_offset()] ^= 1;
+    ensure!(!library.open(&mut described(&mut ours, &flows)), "it opens what is damaged");
     Ok(())
 }
 

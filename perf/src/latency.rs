@@ -32,6 +32,8 @@ pub(crate) struct Arguments {
 /// What is measured where nothing is said.
 pub(crate) fn defaults(command: clap::Command) -> clap::Command {
     command
+        .mut_arg("ab", |argument| argument.help(beside::AB))
+        .mut_arg("kernel", |argument| argument.hide(true))
         .mut_arg("directions", |argument| argument.default_value("encap,decap"))
         .mut_arg("sizes", |argument| argument.default_value("64,imix"))
         .mut_arg("peers", |argument| argument.default_value("1000"))
@@ -64,6 +66,7 @@ const BUFFERS: u32 = 8192;
 /// The machine does not let us.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let cases = &arguments.cases;
+    cases.ensure_no_kernel()?;
     let rig = Rig::start(Vec::new())?;
     let (cpu, other) = beside::cpus(cases)?;
     let _pinned = rig.pin(cpu)?;

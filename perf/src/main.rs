@@ -54,6 +54,7 @@ enum Command {
 fn main() -> ExitCode {
     // What is measured where nothing is said differs.
     let command = Arguments::command()
+        .mut_subcommand("kernel", kernel::defaults)
         .mut_subcommand("publish", publish::defaults)
         .mut_subcommand("latency", latency::defaults);
     let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());

@@ -34,8 +34,6 @@ pub(crate) struct Arguments {
     workers: u16,
 }
 
-/// Packets that are prepared, and then timed.
-const BATCH: usize = 256;
 /// Batches of a turn. What a turn took is the median of them.
 const BATCHES: usize = 8;
 const BUFFERS: u32 = 4096;
@@ -205,9 +203,9 @@ impl Bench {
 
     fn kernel(&mut self) -> anyhow::Result<Cycles> {
         let Self { clock, network, traffic, pool, setup, .. } = self;
-        let cycles = bare::cycles(*clock, network, traffic, pool, BATCH, setup.burst)?;
+        let cycles = bare::cycles(*clock, network, traffic, pool, setup.size.batch(), setup.burst)?;
         let mut figures = [0.0; _];
-        figures[0] = cycles as f64 / BATCH as f64;
+        figures[0] = cycles as f64 / setup.size.batch() as f64;
         Ok(figures)
     }
 
@@ -220,7 +218,7 @@ impl Bench {
 
     /// Runs a batch through the worker: what went in, what came out, and what that took.
     fn batch(&mut self) -> anyhow::Result<(Vec<Flow>, Vec<Mbuf>, Cycles)> {
-        let flows: Vec<Flow> = (0..BATCH).map(|_| self.traffic.next()).collect();
+        let flows: Vec<Flow> = (0..self.setup.size.batch()).map(|_| self.traffic.next()).collect();
         let frames = prepare(&self.network, &mut self.pool, self.setup.direction, &flows)?;
         let (input, output) = match self.setup.direction {
             Direction::Encap => (&self.lan, &self.wan),
@@ -232,7 +230,7 @@ impl Bench {
 
         let clock = self.clock;
         let begin = clock.cycles();
-        for _ in 0..BATCH.div_ceil(self.setup.burst) {
+        for _ in 0..flows.len().div_ceil(self.setup.burst) {
             self.worker.poll(clock.micros(clock.cycles()), || clock.cycles());
         }
         let cycles = clock.cycles() - begin;
@@ -254,7 +252,8 @@ impl Bench {
         for (figure, (after, before)) in figures[1..].iter_mut().zip(stages.iter().zip(before)) {
             *figure = (after - before) as f64;
         }
-        Ok((flows, sent, figures.map(|cycles| cycles / BATCH as f64)))
+        let packets = flows.len() as f64;
+        Ok((flows, sent, figures.map(|cycles| cycles / packets)))
     }
 
     /// Checks what became of a packet: that the host or spoke that it is for can read it.

@@ -26,7 +26,6 @@ impl<B> MemoryPort<B> {
     /// Puts packets there, the first to be received first.
     pub(crate) fn fill(&self, packets: Vec<B>) {
         let state = &mut *self.0.borrow_mut();
-        state.sent.reserve(packets.len());
         state.incoming = packets;
         state.incoming.reverse();
     }
@@ -41,9 +40,11 @@ impl<B> MemoryPort<B> {
         self.0.borrow().sent.len()
     }
 
-    /// Takes what was sent, in order.
+    /// Takes what was sent, in order, and makes room for as much: none is to be found while time is taken.
     pub(crate) fn sent(&self) -> Vec<B> {
-        mem::take(&mut self.0.borrow_mut().sent)
+        let sent = &mut self.0.borrow_mut().sent;
+        let room = Vec::with_capacity(sent.capacity());
+        mem::replace(sent, room)
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Arguments {
 pub(crate) fn defaults(command: clap::Command) -> clap::Command {
     command
         .mut_arg("suites", |argument| argument.default_value("aes256-sha1"))
+        .mut_arg("ab", |argument| argument.help(beside::AB))
+        .mut_arg("kernel", |argument| argument.hide(true))
         .mut_arg("directions", |argument| argument.default_value("encap"))
         .mut_arg("sizes", |argument| argument.default_value("imix"))
         .mut_arg("peers", |argument| argument.default_value("1000,100000"))
@@ -49,6 +51,7 @@ const BUFFERS: u32 = 8192;
 /// The machine does not let us.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let cases = &arguments.cases;
+    cases.ensure_no_kernel()?;
     ensure!(
         cases.directions == [Direction::Encap],
         "only packets of a LAN can be offered without end: --direction encap"

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use dmvpn_dpdk::Clock;
 
 /// Rounds without which there is no figure, however long they take.
-const FEWEST: usize = 8;
+const FEWEST: usize = 10;
 /// A round is quiet if the probes around it took no more than this times what the quickest took.
 const QUIET: f64 = 1.05;
-/// At least so many of the rounds are taken as quiet, the quietest.
+/// At least one of so many rounds is taken as quiet, and [`FEWEST`] in any case: the quietest.
 const KEPT: usize = 4;
 
 /// Figures of one contender, one for each quiet round.
@@ -72,7 +72,8 @@ fn quiet(probes: &[u64]) -> Vec<usize> {
     let mut sorted = probes.to_vec();
     sorted.sort_unstable();
     let Some(&quickest) = sorted.first() else { return Vec::new() };
-    let limit = (quickest as f64 * QUIET).max(sorted[(sorted.len() - 1) / KEPT] as f64);
+    let least = ((sorted.len() - 1) / KEPT).max(FEWEST - 1).min(sorted.len() - 1);
+    let limit = (quickest as f64 * QUIET).max(sorted[least] as f64);
     (0..probes.len()).filter(|&round| probes[round] as f64 <= limit).collect()
 }
 
@@ -150,12 +151,15 @@ mod tests {
 
     #[test]
     fn rounds_beside_a_slow_probe_do_not_count() {
-        assert_eq!(quiet(&[100, 104, 200, 101, 106, 100, 100, 100]), [0, 1, 3, 5, 6, 7]);
-        assert_eq!(
-            quiet(&[100, 300, 200, 210, 400, 205, 206, 500]),
-            [0, 2],
-            "the quietest, where few are quiet"
-        );
+        let mut probes = vec![100; 12];
+        (probes[2], probes[5], probes[7]) = (104, 200, 106);
+        let all_but = |left_out: &[usize]| (0..12).filter(|n| !left_out.contains(n)).collect::<Vec<_>>();
+        assert_eq!(quiet(&probes), all_but(&[5, 7]));
+        probes[3] = 300;
+        assert_eq!(quiet(&probes), all_but(&[3, 5]), "ten at least");
+        let slower: Vec<u64> = (0..80).map(|n| 100 + 10 * n).collect();
+        assert_eq!(quiet(&slower), (0..20).collect::<Vec<_>>(), "the quietest quarter, where few are quiet");
+        assert_eq!(quiet(&[100, 300]), [0, 1]);
         assert_eq!(quiet(&[]), [0usize; 0]);
     }
 

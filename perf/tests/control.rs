@@ -40,10 +40,18 @@ fn packets_arrive_on_time_in_every_direction() {
 }
 
 #[test]
-fn only_plain_packets_come_without_end() {
-    let output = command(&["publish", "--direction", "decap"]).output().unwrap();
-    assert!(!output.status.success());
-    assert!(String::from_utf8(output.stderr).unwrap().contains("--direction encap"));
+fn what_has_no_effect_is_refused() {
+    for (arguments, problem) in [
+        (&["publish", "--direction", "decap"][..], "--direction encap"),
+        (&["publish", "--kernel", "portable"], "the control plane chooses the kernels"),
+        (&["latency", "--ab", "kernel=portable"], "the control plane chooses the kernels"),
+        (&["kernel", "--direction", "hairpin", "--against", "rustcrypto"], "--direction encap,decap"),
+        (&["path", "--peers", "0"], "from 1 to"),
+    ] {
+        let output = command(arguments).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && told.contains(problem), "{told}");
+    }
 }
 
 fn rising(case: &Value, names: &[&str]) {
