@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -28,12 +29,14 @@ pub(crate) struct Arguments {
 /// What is needed of a report.
 #[derive(Deserialize)]
 struct Results {
+    command: String,
     machine: Value,
     identified_by: Vec<String>,
     cases: Vec<Map<String, Value>>,
 }
 
-/// A case of both reports: what identifies it, ratios, and the verdict.
+/// A case of both reports: what identifies it, ratios (or both figures, where the first is 0 and the second is not), and the
+/// verdict.
 type Row = Vec<(String, Value)>;
 
 /// Prints the ratios.
@@ -42,19 +45,24 @@ type Row = Vec<(String, Value)>;
 /// A file cannot be read, or is no report; or no case is in both.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (a, b) = (load(&arguments.a)?, load(&arguments.b)?);
+    ensure!(a.command == b.command, "one report is of {}, the other of {}", a.command, b.command);
     if a.machine["cpu"] != b.machine["cpu"] {
         eprintln!("dmvpn-perf: these reports are from different CPUs");
     }
     let rows = rows(&a, &b);
     ensure!(!rows.is_empty(), "the reports have no case in common");
+    let alone = (a.cases.len() + b.cases.len()).saturating_sub(2 * rows.len());
+    if alone > 0 {
+        eprintln!("dmvpn-perf: {alone} cases are in one of the reports alone");
+    }
     if arguments.json {
         let objects: Vec<Map<String, Value>> =
             rows.into_iter().map(|row| row.into_iter().collect()).collect();
-        println!("{}", serde_json::to_string_pretty(&objects)?);
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&objects)?)?;
     } else {
         let rows: Vec<Vec<(&str, &Value)>> =
             rows.iter().map(|row| row.iter().map(|(name, value)| (name.as_str(), value)).collect()).collect();
-        println!("{}", table(&rows));
+        writeln!(io::stdout(), "{}", table(&rows))?;
     }
     Ok(())
 }
@@ -82,10 +90,11 @@ fn row(identified_by: &[String], a: &Map<String, Value>, b: &Map<String, Value>)
         identified_by.iter().map(|name| (name.clone(), b.get(name).cloned().unwrap_or_default())).collect();
     let number = |case: &Map<String, Value>, name: &str| case.get(name).and_then(Value::as_f64);
     for name in b.keys().filter(|name| !identified_by.contains(name) && *name != SPREAD) {
-        if let (Some(a), Some(b)) = (number(a, name), number(b, name))
-            && a != 0.0
-        {
-            row.push((name.clone(), (b / a).into()));
+        match (number(a, name), number(b, name)) {
+            (Some(0.0), Some(0.0)) | (None, _) | (_, None) => {}
+            // Drops, for example.
+            (Some(0.0), Some(b)) => row.push((name.clone(), format!("0 -> {b}").into())),
+            (Some(a), Some(b)) => row.push((name.clone(), (b / a).into())),
         }
     }
     if let (Some(old), Some(new)) = (number(a, TIME), number(b, TIME)) {
@@ -115,7 +124,9 @@ mod tests {
     use super::*;
 
     fn results(cases: Value) -> Results {
-        let report = json!({ "machine": { "cpu": "x" }, "identified_by": ["suite", "size"], "cases": cases });
+        let report = json!({
+            "command": "path", "machine": { "cpu": "x" }, "identified_by": ["suite", "size"], "cases": cases,
+        });
         serde_json::from_value(report).unwrap()
     }
 
@@ -127,7 +138,7 @@ mod tests {
             { "suite": "t", "size": 64, "ns_per_packet": 1.0 },
         ]));
         let b = results(json!([
-            { "suite": "s", "size": "imix", "ns_per_packet": 170.0, "mpps": 6.0, "drops": 0, "spread": 0.1 },
+            { "suite": "s", "size": "imix", "ns_per_packet": 170.0, "mpps": 6.0, "drops": 3, "spread": 0.1 },
             { "suite": "s", "size": 64, "ns_per_packet": 80.0, "mpps": 12.5, "drops": 0, "spread": 0.02 },
             { "suite": "t", "size": 65, "ns_per_packet": 1.0 },
         ]));
@@ -136,7 +147,7 @@ mod tests {
         assert_eq!(
             rows,
             [
-                json!({ "suite": "s", "size": "imix", "ns_per_packet": 0.85, "mpps": 1.2, "verdict": "same" }),
+                json!({ "suite": "s", "size": "imix", "ns_per_packet": 0.85, "mpps": 1.2, "drops": "0 -> 3", "verdict": "same" }),
                 json!({ "suite": "s", "size": 64, "ns_per_packet": 0.8, "mpps": 1.25, "verdict": "faster" }),
             ]
         );

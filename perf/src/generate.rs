@@ -3,11 +3,11 @@
 pub(crate) mod peers;
 
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use dmvpn_config::Config;
 use dmvpn_esp::Kernel;
@@ -77,11 +77,24 @@ const HUB: &str = include_str!("generate/hub.toml");
 /// The configuration does not fit, or files cannot be written.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folder = &arguments.output;
+    if let Size::Bytes(len) = arguments.size {
+        ensure!(
+            len >= marked::SHORTEST,
+            "--size {len}: a packet with a mark has {} bytes at least",
+            marked::SHORTEST
+        );
+    }
     fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let config = match &arguments.config {
         Some(file) => load(file)?,
         None => {
             let file = folder.join("hub.toml");
+            let other = fs::read(&file).is_ok_and(|text| text != HUB.as_bytes());
+            ensure!(
+                !other,
+                "{0} is there already, and another one: give it by --config {0}, or choose another folder by --output",
+                file.display()
+            );
             fs::write(&file, HUB).with_context(|| format!("cannot write {}", file.display()))?;
             load(&file)?
         }
@@ -104,10 +117,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     if arguments.json {
         let files: Vec<_> = files.into_iter().map(serde_json::Map::from_iter).collect();
-        println!("{}", serde_json::to_string_pretty(&json!({ "command": "gen", "files": files }))?);
+        writeln!(
+            io::stdout(),
+            "{}",
+            serde_json::to_string_pretty(&json!({ "command": "gen", "files": files }))?
+        )?;
     } else {
         let rows = files.iter().map(|file| file.iter().map(|(name, value)| (&**name, value)).collect());
-        println!("{}", report::table(&rows.collect::<Vec<_>>()));
+        writeln!(io::stdout(), "{}", report::table(&rows.collect::<Vec<_>>()))?;
     }
     Ok(())
 }

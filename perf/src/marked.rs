@@ -52,7 +52,10 @@ impl Mark {
     }
 }
 
-/// A marked IPv4 packet of `len` bytes, 40 at least.
+/// The shortest packet with a mark.
+pub(crate) const SHORTEST: usize = ipv4::Header::LEN + udp::Header::LEN + MARK_LEN;
+
+/// A marked IPv4 packet of `len` bytes, [`SHORTEST`] at least.
 ///
 /// # Errors
 /// It would be longer than a packet can be.

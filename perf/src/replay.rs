@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use dmvpn::devices::Devices;
 use dmvpn::workers::{Crew, Rings};
@@ -64,7 +64,7 @@ pub(crate) struct Arguments {
     #[arg(long = "cable", value_name = "ethN=DEVICE", conflicts_with = "mirror")]
     cables: Vec<Plug>,
     /// With cables: so many packets a second, and not as many as the port takes.
-    #[arg(long, value_name = "N", requires = "cables")]
+    #[arg(long, value_name = "N", requires = "cables", value_parser = rate)]
     rate: Option<f64>,
     /// Replay the file so many times.
     #[arg(long = "loop", value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
@@ -81,6 +81,12 @@ pub(crate) struct Arguments {
 const SILENCE: Duration = Duration::from_millis(500);
 /// Between two looks at the worker.
 const LOOK: Duration = Duration::from_micros(200);
+
+fn rate(text: &str) -> anyhow::Result<f64> {
+    let rate: f64 = text.parse()?;
+    ensure!(rate.is_finite() && rate > 0.0, "a number of packets above 0");
+    Ok(rate)
+}
 
 /// Replays the file, and reports.
 ///
@@ -307,7 +313,8 @@ impl Summary {
             .figure("sent", returned)
             .figure("lost", offered.saturating_sub(returned))
             .figure("refused", self.refused)
-            .figure("drops", drops.collect::<Vec<_>>().join(", "))
+            .figure("drops", counters.drops().map(|(_, count)| count).sum::<u64>())
+            .figure("drop_reasons", drops.collect::<Vec<_>>().join(", "))
             .figure("punts", punts.collect::<Vec<_>>().join(", "))
             .figure("mpps", rate(entered as f64) / 1e6)
             .figure("gbps", inner.filter(|bits| *bits > 0.0).map(|bits| rate(bits) / 1e9))

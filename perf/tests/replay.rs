@@ -79,8 +79,13 @@ fn packets_come_and_go_by_cables() {
     let figures = replay(&folder, "wan.pcap", &options);
     whole(&figures, PACKETS);
     assert_eq!(read(&folder, "plain.pcap").len(), PACKETS);
-    let output = command(&folder, "wan.pcap", &["--cable", &far(0)]).output().unwrap();
-    assert!(String::from_utf8(output.stderr).unwrap().contains("eth1 has no cable"));
+    for (options, problem) in
+        [(&[][..], "eth1 has no cable"), (&["--rate", "0"], "a number of packets above 0")]
+    {
+        let output =
+            command(&folder, "wan.pcap", &[&["--cable", &far(0)], options].concat()).output().unwrap();
+        assert!(String::from_utf8(output.stderr).unwrap().contains(problem));
+    }
 }
 
 #[test]
@@ -95,7 +100,8 @@ fn a_wrong_key_is_a_drop_with_a_reason() {
     let lost = figures["lost"].as_u64().unwrap();
     assert!(lost > 0 && lost < 100, "those of one peer of seven: {lost}");
     // A wrong cipher key alone shows after authentication: as padding, as GRE, as an inner packet.
-    let dropped: u64 = (figures["drops"].as_str().unwrap().split(", "))
+    assert_eq!(figures["drops"], lost, "{figures}");
+    let dropped: u64 = (figures["drop_reasons"].as_str().unwrap().split(", "))
         .map(|of_reason| of_reason.split_once(' ').unwrap().1.parse::<u64>().unwrap())
         .sum();
     assert_eq!(dropped, lost, "{figures}");
@@ -127,6 +133,26 @@ fn says_what_does_not_fit() {
         let told = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && told.contains(problem), "{told}");
     }
+}
+
+#[test]
+fn makes_nothing_that_it_was_not_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("hub.toml"), "# mine").unwrap();
+    for (options, problem) in [
+        (&["--size", "39"][..], "40 bytes"),
+        (&["--underlay", "10.64.0.0/10"], "overlap"),
+        (&["--networks", "192.168.0.0/16", "--peers", "1"], "which the configuration uses"),
+        (&[], "hub.toml is there already"),
+    ] {
+        let at = if options.is_empty() { folder.path().to_owned() } else { folder.path().join("new") };
+        let mut program = Command::new(env!("CARGO_BIN_EXE_dmvpn-perf"));
+        let output =
+            program.args(["gen", "--count", "1", "--output"]).arg(at).args(options).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && told.contains(problem), "{told}");
+    }
+    assert_eq!(fs::read(folder.path().join("hub.toml")).unwrap(), b"# mine");
 }
 
 /// A folder with files of `gen`.
@@ -167,7 +193,7 @@ fn whole(figures: &Value, packets: usize) {
     {
         assert_eq!(figures[name], expected, "{name}: {figures}");
     }
-    assert_eq!(figures["drops"], "");
+    assert_eq!((&figures["drops"], &figures["drop_reasons"]), (&0.into(), &"".into()));
     assert!(figures["p50_us"].as_f64() <= figures["max_us"].as_f64(), "{figures}");
 }
 

@@ -72,6 +72,12 @@ pub(crate) fn invent(config: &Config, wish: &Wish) -> anyhow::Result<SideFile> {
         "no room for the peers in {}",
         wish.underlay
     );
+    ensure!(
+        !wish.underlay.overlaps(wish.networks),
+        "the peers' underlay, {}, and the networks behind them, {}, overlap",
+        wish.underlay,
+        wish.networks
+    );
     let prefix = network_prefix(wish)?;
     for used in used(config) {
         for wanted in [wish.underlay, wish.networks] {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use dmvpn_config::{Config, Ethernet};
 use dmvpn_dataplane::{Buffer, Frame, Link, Pool};
-use dmvpn_dpdk::{Mbuf, Mempool, Queue};
+use dmvpn_dpdk::{Mempool, Queue};
 use dmvpn_wire::MacAddr;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 
@@ -45,6 +45,8 @@ struct End {
 
 /// How long nothing comes back when everything has.
 const SILENCE: Duration = Duration::from_millis(50);
+/// How long a port may take no packet that is due.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl FromStr for Plug {
     type Err = String;
@@ -112,13 +114,18 @@ impl Cables {
         let mut next = 0;
         let mut frame = Frame::new();
         let begin = Instant::now();
-        let mut last = begin;
-        while next < self.packets.len() || !frame.is_empty() || last.elapsed() < SILENCE {
+        let (mut last, mut moved) = (begin, begin);
+        let (packets, rate) = (self.packets.len(), self.rate);
+        let is_due = |next: usize| next < packets && next as f64 <= begin.elapsed().as_secs_f64() * rate;
+        while next < packets || !frame.is_empty() || last.elapsed() < SILENCE {
             while !frame.is_full()
-                && next as f64 <= begin.elapsed().as_secs_f64() * self.rate
+                && is_due(next)
                 && let Some(packet) = self.packets.get(next)
-                && let Some(buffer) = copy(&mut self.pool, packet)
+                && let Some(mut buffer) = self.pool.alloc()
             {
+                let room =
+                    buffer.append(packet.len()).context("a packet is larger than the ports' MTUs allow")?;
+                room.copy_from_slice(packet);
                 frame.push(buffer);
                 next += 1;
             }
@@ -129,6 +136,13 @@ impl Cables {
             let sent = before - frame.len();
             self.offered += sent as u64;
             let received = self.receive()?;
+            if sent > 0 || frame.is_empty() && !is_due(next) {
+                moved = Instant::now();
+            }
+            ensure!(
+                moved.elapsed() < PATIENCE,
+                "the port where packets enter takes none: is its cable plugged in?"
+            );
             if sent > 0 || received > 0 {
                 last = Instant::now();
             } else {
@@ -155,12 +169,6 @@ impl Cables {
         self.returned += received as u64;
         Ok(received)
     }
-}
-
-fn copy(pool: &mut Mempool, packet: &[u8]) -> Option<Mbuf> {
-    let mut buffer = pool.alloc()?;
-    buffer.append(packet.len())?.copy_from_slice(packet);
-    Some(buffer)
 }
 
 #[cfg(test)]
