@@ -9,7 +9,7 @@ use super::x86::{AesUnit, ShaUnit};
 /// made for one, since keys are laid out for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
-    /// What AES runs on; `None` for the portable kernels.
+    /// What AES and triple DES run on; `None` for the portable kernels.
     pub(crate) aes: Option<AesUnit>,
     /// What HMAC runs on; `None` for the portable kernels.
     pub(crate) sha: Option<ShaUnit>,
@@ -51,7 +51,7 @@ impl fmt::Display for Kernel {
             Some(AesUnit::Vaes512) => "VAES-512",
         };
         let des = match self.aes {
-            Some(AesUnit::Vaes512) => "AVX-512, 64 packets",
+            Some(AesUnit::Vaes512) => "AVX-512, 64 blocks",
             _ => "portable",
         };
         write!(

@@ -35,7 +35,7 @@ fn aes(key: &[u8]) -> CbcCipher {
 fn cbc_encrypt(cipher: CbcCipher, key: &[u8], iv: &[u8], plain: &[u8]) -> Vec<u8> {
     let field = cbc_decrypt(cipher, key, &vec![0; iv.len()], iv);
     let sealed = [&field, plain].concat();
-    let texts = Kernel::available().map(|kernel| {
+    let texts = cipher_kernels().map(|kernel| {
         let keys = CbcEncryptKeys::new(kernel, cipher, &cipher_key(key));
         let mut blocks = sealed.clone();
         kernel::cbc_encrypt([CbcEncryptLane { keys: &keys, blocks: &mut blocks }].into_iter());
@@ -43,6 +43,11 @@ fn cbc_encrypt(cipher: CbcCipher, key: &[u8], iv: &[u8], plain: &[u8]) -> Vec<u8
         blocks.split_off(iv.len())
     });
     agreed(texts)
+}
+
+/// Those that differ in what ciphers run on.
+fn cipher_kernels() -> impl Iterator<Item = Kernel> {
+    Kernel::available().filter(|kernel| kernel.sha.is_none())
 }
 
 /// What every kernel says.
@@ -53,7 +58,7 @@ fn agreed(mut results: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
 }
 
 fn cbc_decrypt(cipher: CbcCipher, key: &[u8], iv: &[u8], text: &[u8]) -> Vec<u8> {
-    agreed(Kernel::available().map(|kernel| {
+    agreed(cipher_kernels().map(|kernel| {
         let keys = CbcDecryptKeys::new(kernel, cipher, &cipher_key(key));
         let mut blocks = [iv, text].concat();
         kernel::cbc_decrypt([CbcDecryptLane { keys: &keys, blocks: &mut blocks }].into_iter());

@@ -154,22 +154,20 @@ struct Batch<'a> {
     text: Blocks,
     /// The ciphertext before that of each lane.
     before: Blocks,
-    pieces: ArrayVec<&'a mut [Block], LANES>,
+    pieces: ArrayVec<Job<'a>, LANES>,
     /// How many are in use.
     lanes: usize,
 }
 
 impl<'a> Batch<'a> {
     /// Takes the last `count` of more blocks than that, and returns the blocks before them.
-    #[target_feature(enable = "avx512f,avx512bw")]
-    fn push(&mut self, schedule: &Schedule, blocks: &'a mut [Block], count: usize) -> &'a mut [Block] {
+    fn push(&mut self, schedule: &'a Schedule, blocks: &'a mut [Block], count: usize) -> &'a mut [Block] {
         let lanes = self.lanes..self.lanes + count;
         let rest = blocks.len() - count;
         self.before.0[lanes.clone()].copy_from_slice(&blocks[rest - 1..][..count]);
         self.text.0[lanes.clone()].copy_from_slice(&blocks[rest..]);
-        self.keys.set(self.lanes, schedule);
         let (rest, piece) = blocks.split_at_mut(rest);
-        self.pieces.push(piece);
+        self.pieces.push((schedule, piece));
         self.lanes = lanes.end;
         rest
     }
@@ -177,6 +175,7 @@ impl<'a> Batch<'a> {
     /// Decrypts all lanes, and empties them.
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,gfni")]
     fn decrypt(&mut self) {
+        self.expand_keys();
         let plain = end(rounds(&self.keys, begin(&self.text)));
         let before = self.before.0.as_flattened().chunks_exact(64);
         for ((text, before), plain) in
@@ -185,30 +184,38 @@ impl<'a> Batch<'a> {
             store(text, _mm512_xor_si512(plain, load(before)));
         }
         let mut text = &self.text.0[..];
-        for piece in self.pieces.drain(..) {
+        for (_, piece) in self.pieces.drain(..) {
             let (these, rest) = text.split_at(piece.len());
             piece.copy_from_slice(these);
             text = rest;
         }
         self.lanes = 0;
     }
+
+    /// Brings the round keys of all pieces to their lanes. It is done for all of them together, row by row, since storing
+    /// the rows is what takes long.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn expand_keys(&mut self) {
+        let mut lane = 0;
+        let mut pieces = ArrayVec::<(u64, &[u8]), LANES>::new();
+        for (schedule, piece) in &self.pieces {
+            // All lanes from here on: the next piece overrides those after this one.
+            pieces.push((u64::MAX << lane, schedule.round_keys.as_flattened()));
+            lane += piece.len();
+        }
+        for (i, row) in self.keys.0.as_flattened_mut().iter_mut().enumerate() {
+            let mut keys = _mm512_setzero_si512();
+            for (lanes, round_keys) in &pieces {
+                keys = _mm512_mask_set1_epi8(keys, *lanes, round_keys[i].cast_signed());
+            }
+            store(&mut row.0, keys);
+        }
+    }
 }
 
 impl Keys {
     fn new() -> Self {
         Self([const { [const { Row([0; LANES]) }; 8] }; ROUNDS])
-    }
-
-    /// Sets those of `first` and all lanes after it.
-    #[target_feature(enable = "avx512f,avx512bw")]
-    #[inline]
-    fn set(&mut self, first: usize, schedule: &Schedule) {
-        let rows = self.0.as_flattened_mut().iter_mut();
-        for (row, key) in rows.zip(schedule.round_keys.as_flattened()) {
-            let key = key.cast_signed();
-            let keys = _mm512_mask_set1_epi8(load(&row.0), u64::MAX << first, key);
-            store(&mut row.0, keys);
-        }
     }
 }
 
@@ -272,14 +279,14 @@ fn apply<const IN: usize, const OUT: usize>(
     function: &Linear<IN, OUT>,
     bytes: &[__m512i; IN],
 ) -> [__m512i; OUT] {
-    std::array::from_fn(|to| {
-        let mut sum = _mm512_setzero_si512();
-        for (from, byte) in bytes.iter().enumerate() {
-            let matrix = _mm512_set1_epi64(function[to][from]);
-            sum = _mm512_xor_si512(sum, _mm512_gf2p8affine_epi64_epi8::<0>(*byte, matrix));
+    let mut sums = [_mm512_setzero_si512(); OUT];
+    for (sum, matrices) in sums.iter_mut().zip(function) {
+        for (byte, matrix) in bytes.iter().zip(matrices) {
+            let product = _mm512_gf2p8affine_epi64_epi8::<0>(*byte, _mm512_set1_epi64(*matrix));
+            *sum = _mm512_xor_si512(*sum, product);
         }
-        sum
-    })
+    }
+    sums
 }
 
 /// Turns a matrix of 8 by 8 bytes over its diagonal, as an index.

@@ -2,7 +2,8 @@
 //!
 //! Serial CBC encryption waits for the latency of one AES round after the other, and SHA for that of
 //! its own rounds; so packets of different SAs go side by side, one to a lane. AES-GCM has enough to do
-//! within a packet, and the CPU begins the next one by itself.
+//! within a packet, and the CPU begins the next one by itself. Triple DES and MD5, which no CPU has instructions for,
+//! go side by side in AVX-512; without that they are portable.
 //!
 //! The compiler may reorder all of it. Where it would undo the overlap of lanes, or keep more words than
 //! there are registers, empty `asm!` holds it to the order of the source.

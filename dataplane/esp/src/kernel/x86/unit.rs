@@ -10,14 +10,14 @@ use super::{
 use crate::kernel::{MacKeys, MacLane};
 use crate::suite::GCM_SALT_LEN;
 
-/// What AES runs on. A value of it exists only where the CPU can do that.
+/// What ciphers run on: AES, and with the last triple DES. A value of it exists only where the CPU can do that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AesUnit {
     /// 128-bit registers: AES-NI and AVX.
     AesNi,
     /// 256-bit registers: VAES, VPCLMULQDQ and AVX2.
     Vaes256,
-    /// 512-bit registers: VAES, VPCLMULQDQ, GFNI and AVX-512 with VBMI, which came together. Triple DES too.
+    /// 512-bit registers: VAES, VPCLMULQDQ, GFNI and AVX-512 with VBMI, which all came with one generation of CPUs.
     Vaes512,
 }
 
