@@ -29,7 +29,6 @@ const FUNCTIONS: &[&str] = &[
     "rte_get_tsc_hz",
     "rte_mempool_avail_count",
     "rte_pktmbuf_free_bulk",
-    "rte_pktmbuf_pool_create",
     "rte_strerror",
     "rte_thread_register",
     "rte_thread_unregister",

@@ -76,6 +76,37 @@ uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets,
 	return rte_eth_tx_burst(port, queue, packets, count);
 }
 
+struct rte_mempool *shim_packet_pool(const char *name, unsigned int count, unsigned int cache, uint16_t private_size,
+				     uint16_t data_room)
+{
+	struct rte_pktmbuf_pool_private room = {
+		.mbuf_data_room_size = data_room,
+		.mbuf_priv_size = private_size,
+	};
+	unsigned int size = sizeof(struct rte_mbuf) + private_size + data_room;
+	/* Without hugepages no device reads memory by itself, so a buffer may lie across pages. Otherwise there
+	 * would be one to a page and each at the same place in it, where they compete for the same cache lines. */
+	unsigned int flags = rte_eal_has_hugepages() ? 0 : RTE_MEMPOOL_F_NO_IOVA_CONTIG;
+	struct rte_mempool *pool =
+		rte_mempool_create_empty(name, count, size, cache, sizeof(room), SOCKET_ID_ANY, flags);
+	int ret;
+
+	if (pool == NULL)
+		return NULL;
+	ret = rte_mempool_set_ops_byname(pool, rte_mbuf_best_mempool_ops(), NULL);
+	if (ret == 0) {
+		rte_pktmbuf_pool_init(pool, &room);
+		ret = rte_mempool_populate_default(pool);
+	}
+	if (ret < 0) {
+		rte_mempool_free(pool);
+		rte_errno = -ret;
+		return NULL;
+	}
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	return pool;
+}
+
 int shim_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **packets, unsigned int count)
 {
 	return rte_pktmbuf_alloc_bulk(pool, packets, count);

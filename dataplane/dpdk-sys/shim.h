@@ -12,6 +12,7 @@
 #include <rte_ethdev.h>
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
+#include <rte_mbuf_pool_ops.h>
 #include <rte_mempool.h>
 #include <rte_version.h>
 
@@ -59,6 +60,11 @@ int shim_link_is_up(uint16_t port);
 uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);
 
 uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);
+
+/* A pool of mbufs as rte_pktmbuf_pool_create() makes, on any socket; NULL and rte_errno if there is not enough
+ * memory. `count`, `cache`: mbufs in all, and most that a thread keeps for itself; sizes in bytes. */
+struct rte_mempool *shim_packet_pool(const char *name, unsigned int count, unsigned int cache, uint16_t private_size,
+				     uint16_t data_room);
 
 /* All or nothing: 0, or a negative errno and nothing allocated. */
 int shim_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **packets, unsigned int count);

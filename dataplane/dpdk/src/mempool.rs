@@ -53,16 +53,9 @@ impl Mempool {
         let cache = (buffers / 3).min(shim_mbuf_room::MBUF_POOL_CACHE_MAX / 2);
         let name = format!("packets{}", SERIAL.fetch_add(1, Ordering::Relaxed));
         let name = CString::new(name).map_err(|_| error(Errno::E2BIG))?;
-        // SAFETY: the EAL runs, and the name is a string that is copied. Socket -1 is "any".
+        // SAFETY: the EAL runs, and the name is a string that is copied.
         let raw = unsafe {
-            dpdk_sys::rte_pktmbuf_pool_create(
-                name.as_ptr(),
-                buffers,
-                cache,
-                Mbuf::PRIVATE_SIZE,
-                data_room,
-                -1,
-            )
+            dpdk_sys::shim_packet_pool(name.as_ptr(), buffers, cache, Mbuf::PRIVATE_SIZE, data_room)
         };
         let raw = NonNull::new(raw).ok_or_else(|| error(Errno::last()))?;
         eal.adopt_pool(raw, buffers);
