@@ -84,9 +84,10 @@ struct rte_mempool *shim_packet_pool(const char *name, unsigned int count, unsig
 		.mbuf_priv_size = private_size,
 	};
 	unsigned int size = sizeof(struct rte_mbuf) + private_size + data_room;
-	/* Without hugepages no device reads memory by itself, so a buffer may lie across pages. Otherwise there
-	 * would be one to a page and each at the same place in it, where they compete for the same cache lines. */
-	unsigned int flags = rte_eal_has_hugepages() ? 0 : RTE_MEMPOOL_F_NO_IOVA_CONTIG;
+	/* A NIC needs a buffer in one piece of physical memory. Without hugepages that makes one to a page, each at
+	 * the same place in it, where they compete for the same cache lines; virtual devices can do without. */
+	bool in_one_piece = rte_eal_has_hugepages() || rte_eal_has_pci();
+	unsigned int flags = in_one_piece ? 0 : RTE_MEMPOOL_F_NO_IOVA_CONTIG;
 	struct rte_mempool *pool =
 		rte_mempool_create_empty(name, count, size, cache, sizeof(room), SOCKET_ID_ANY, flags);
 	int ret;

@@ -102,7 +102,8 @@ impl<const N: usize> Lanes<N> for Encryption<'_, '_, N> {
     #[inline(always)]
     fn refill(&mut self, lane: usize) -> usize {
         let state = &mut self.state;
-        let Some(job) = self.waiting.pop() else {
+        // The longest come first: after one without blocks there is nothing to do.
+        let Some(job) = self.waiting.pop().filter(|&job| !self.jobs[job].1.is_empty()) else {
             state.at[lane] = self.spare;
             return 0;
         };

@@ -91,7 +91,8 @@ struct Encryption<'j, 'a> {
 
 impl Lanes<LANES> for Encryption<'_, '_> {
     fn refill(&mut self, lane: usize) -> usize {
-        let Some(job) = self.waiting.pop() else {
+        // The longest come first: after one without blocks there is nothing to do.
+        let Some(job) = self.waiting.pop().filter(|&job| !self.jobs[job].1.is_empty()) else {
             self.at[lane] = self.spare;
             return 0;
         };
