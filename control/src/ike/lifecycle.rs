@@ -1,4 +1,4 @@
-//! The life of peers and their IKE SAs: coming up, being replaced, being probed, going down.
+//! The life of peers and their IKE SAs: coming up, being replaced, going down.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use dmvpn_tables::{PeerId, TunnelId};
 use rand_core::Rng;
 
-use super::api::{DownReason, Event, ExchangeKind, NoticeKind, Output, Reason};
-use super::exchange::{Due, MessageIds};
+use super::api::{DownReason, Event, ExchangeKind, NoticeKind, Reason};
+use super::exchange::MessageIds;
 use super::informational::{self, DeletedSa};
 use super::machine::{Machine, Owner};
 use super::main_mode::Phase;
-use super::nat_t::{KEEPALIVE, PORT_NATT};
+use super::nat_t::PORT_NATT;
 use super::payload::notification;
-use super::peer::{KEEPALIVE_INTERVAL, Peer, PeerKey, Probe};
+use super::peer::{Peer, PeerKey};
 use super::quick_mode::Quick;
 use super::sa::{Authenticated, Established, IkeSa, Link, Purpose, RETIREMENT, rekey_after};
 use crate::time::Instant;
@@ -25,10 +25,6 @@ const CROSSING: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(10);
 /// Wait before a lost IKE SA is made anew; as much again may be added at random.
 const RECONNECT: Duration = Duration::from_secs(1);
-/// Time between two probes that are not answered, at least.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a peer is probed that somebody doubts, where dead peer detection is switched off.
-const DOUBT: Duration = Duration::from_secs(10);
 /// How often a peer is told of SPIs that we do not know.
 const SPI_INTERVAL: Duration = Duration::from_secs(1);
 /// Peers at one address that are told of an unknown SPI.
@@ -173,7 +169,7 @@ impl Machine {
     }
 
     /// The IKE SA to use for a peer.
-    fn current_sa(&self, id: PeerId) -> Option<u64> {
+    pub(super) fn current_sa(&self, id: PeerId) -> Option<u64> {
         self.peers.get(&id)?.sas.last().copied()
     }
 
@@ -209,7 +205,7 @@ impl Machine {
     }
 
     /// Begins a main mode for a peer, if none is under way.
-    fn reconnect(
+    pub(super) fn reconnect(
         &mut self,
         now: Instant,
         id: PeerId,
@@ -383,111 +379,8 @@ impl Machine {
         }
     }
 
-    /// Does what is due with an IKE SA.
-    pub(super) fn tick_sa(&mut self, now: Instant, name: u64) {
-        let Some(IkeSa { link, phase }) = self.sas.get_mut(&name) else { return };
-        if let Phase::Established(sa) = phase {
-            let (expires, retire_at, peer) = (sa.expires, sa.retire_at, sa.peer);
-            let rekey = sa.rekey_at <= now && !sa.replacing && retire_at.is_none();
-            if expires <= now || retire_at.is_some_and(|at| at <= now) {
-                self.with(now, name, None, informational::send_delete_sa);
-                self.end_sa(now, name, DownReason::Expired);
-                return;
-            }
-            let unanswered = self.with(now, name, None, |context| context.tick()).flatten();
-            if unanswered.is_some() {
-                // The far end has lost this IKE SA, or is gone: a new main mode tells which.
-                self.quick_mode_unanswered(now, name, peer);
-            } else if rekey {
-                self.rekey_if_used(now, name, peer);
-            }
-            return;
-        }
-        if let Some(request) = link.request.as_mut().filter(|request| request.at <= now) {
-            match request.due(now, &mut self.env.rng) {
-                Due::Repeat => {
-                    let (local, remote, message) = (link.local, link.remote, request.message.clone());
-                    self.env.counters.repeated += 1;
-                    self.env.send(local, remote, message);
-                }
-                Due::GiveUp => self.give_up(now, name),
-            }
-        } else if link.started + link.life() <= now {
-            self.give_up(now, name);
-        }
-    }
-
-    /// Does what is due with a peer.
-    pub(super) fn tick_peer(&mut self, now: Instant, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let gone = peer.tick_children(&mut self.env, now);
-        if let Some(at) = peer.keepalive_at.as_mut().filter(|at| **at <= now) {
-            *at = now + KEEPALIVE_INTERVAL;
-            let (local, remote) = (peer.local, peer.remote);
-            self.env.outputs.push_back(Output::Send {
-                local,
-                remote,
-                marker: false,
-                payload: vec![KEEPALIVE],
-            });
-        }
-        let reconnect = peer.reconnect_at.is_some_and(|at| at <= now);
-        let (tunnel, addresses) = (peer.tunnel, (peer.local, peer.remote));
-        if let Some(name) = self.current_sa(id).filter(|_| !gone.is_empty()) {
-            self.with(now, name, None, |context| informational::send_delete_esp(context, gone));
-        }
-        if reconnect {
-            self.reconnect(now, id, tunnel, addresses, false);
-        }
-        if self.peers.get(&id).and_then(Peer::rekey_at).is_some_and(|at| at <= now) {
-            self.rekey_child(now, id);
-        }
-        self.detect_dead_peer(now, id);
-        self.reap(now, id, DownReason::Expired);
-    }
-
-    /// Sets the deadlines of whoever was touched.
-    pub(super) fn rearm(&mut self, now: Instant) {
-        while let Some(owner) = self.touched.pop_first() {
-            if let Owner::Peer(id) = owner {
-                self.answer_waiting(now, id);
-            }
-            let deadline = match owner {
-                Owner::Sa(name) => self.sas.get(&name).map(IkeSa::deadline),
-                Owner::Peer(id) => self.peer_deadline(id),
-            };
-            match deadline {
-                Some(at) => self.timers.set(owner, at.max(now)),
-                None => self.timers.cancel(owner),
-            }
-        }
-    }
-
-    /// Whoever waits for a path to a peer is told when nothing is under way any more that may become one. It
-    /// need not have been ours: the peer's quick mode may have come to nothing, or a DELETE ended a pair.
-    fn answer_waiting(&mut self, now: Instant, id: PeerId) {
-        let Some(peer) = self.peers.get(&id).filter(|peer| peer.wanted && !peer.has_path()) else { return };
-        let mut sas = peer.sas.iter().filter_map(|name| self.established(*name));
-        let negotiating = sas.any(|sa| sa.quick.values().any(|quick| quick.is_ours() || quick.is_theirs()));
-        if negotiating || self.beginning_for(id).next().is_some() {
-            return;
-        }
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.child_failed(&mut self.env, now, Reason::Timeout);
-        }
-    }
-
-    fn peer_deadline(&self, id: PeerId) -> Option<Instant> {
-        let peer = self.peers.get(&id)?;
-        let probing = self.probe_at(peer);
-        [peer.children_deadline(), peer.rekey_at(), peer.keepalive_at, peer.reconnect_at, probing]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
     /// Replaces the pair in use, unless the peer is about to.
-    fn rekey_child(&mut self, now: Instant, id: PeerId) {
+    pub(super) fn rekey_child(&mut self, now: Instant, id: PeerId) {
         let theirs = self
             .current_sa(id)
             .and_then(|name| self.established(name))
@@ -502,7 +395,7 @@ impl Machine {
     }
 
     /// An IKE SA nears its end: it is worth another one if the peer has ESP SAs.
-    fn rekey_if_used(&mut self, now: Instant, name: u64, id: PeerId) {
+    pub(super) fn rekey_if_used(&mut self, now: Instant, name: u64, id: PeerId) {
         if let Some(sa) = self.established_mut(name) {
             sa.replacing = true;
         }
@@ -511,7 +404,7 @@ impl Machine {
         }
     }
 
-    fn quick_mode_unanswered(&mut self, now: Instant, name: u64, id: PeerId) {
+    pub(super) fn quick_mode_unanswered(&mut self, now: Instant, name: u64, id: PeerId) {
         if let Some(peer) = self.peers.get(&id) {
             let (remote, tunnel) = (peer.remote, peer.tunnel);
             self.env.problem(remote, Some(tunnel), ExchangeKind::QuickMode, Reason::Timeout);
@@ -525,79 +418,8 @@ impl Machine {
         }
     }
 
-    /// A main mode is not answered, or takes too long.
-    fn give_up(&mut self, now: Instant, name: u64) {
-        if let Some(sa) = self.sas.remove(&name) {
-            self.main_mode_failed(now, &sa.link, Reason::Timeout);
-        }
-    }
-
-    /// When dead peer detection has something to do for a peer.
-    fn probe_at(&self, peer: &Peer) -> Option<Instant> {
-        if let Some(probe) = peer.probe {
-            return Some(probe.next);
-        }
-        let detection = self.env.profile(peer.tunnel)?.ike.dead_peer_detection?;
-        let supported = self.established(*peer.sas.last()?)?.support.dpd;
-        supported.then(|| peer.heard + seconds(detection.interval))
-    }
-
-    fn detect_dead_peer(&mut self, now: Instant, id: PeerId) {
-        let Some(peer) = self.peers.get(&id).filter(|peer| self.probe_at(peer).is_some_and(|at| at <= now))
-        else {
-            return;
-        };
-        if peer.probe.is_some_and(|probe| probe.dead_at <= now) {
-            self.env.counters.dpd_dead += 1;
-            self.peer_down(now, id, DownReason::Unresponsive, Reason::Timeout);
-            return;
-        }
-        let (interval, timeout) = self.detection(peer.tunnel);
-        // A timeout shorter than the interval still leaves time for an answer.
-        let dead_at = (peer.heard + timeout).max(now + 2 * PROBE_INTERVAL);
-        let probe = peer.probe.unwrap_or_else(|| {
-            let sequence = self.env.rng.next_u32() >> 1;
-            Probe { sequence, next: now, dead_at }
-        });
-        let step = (timeout.saturating_sub(interval) / 5).max(PROBE_INTERVAL);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.probe = Some(Probe { next: (now + step).min(probe.dead_at), ..probe });
-        }
-        if let Some(name) = self.current_sa(id) {
-            self.with(now, name, None, |context| informational::send_probe(context, probe.sequence));
-        }
-    }
-
-    /// Somebody doubts that a peer lives.
-    pub(super) fn doubt(&mut self, now: Instant, id: PeerId) {
-        let Some(peer) = self.peers.get(&id).filter(|peer| peer.probe.is_none()) else { return };
-        let supported =
-            self.current_sa(id).and_then(|name| self.established(name)).is_some_and(|sa| sa.support.dpd);
-        if !supported {
-            // A main mode asks the same question.
-            self.rekey_ike(now, id);
-            return;
-        }
-        let (interval, timeout) = self.detection(peer.tunnel);
-        let dead_at = now + timeout.saturating_sub(interval).max(2 * PROBE_INTERVAL);
-        let sequence = self.env.rng.next_u32() >> 1;
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.probe = Some(Probe { sequence, next: now, dead_at });
-        }
-        self.detect_dead_peer(now, id);
-        self.touched.insert(Owner::Peer(id));
-    }
-
-    /// Interval and timeout of dead peer detection.
-    fn detection(&self, tunnel: TunnelId) -> (Duration, Duration) {
-        let detection = self.env.profile(tunnel).and_then(|profile| profile.ike.dead_peer_detection);
-        detection.map_or((Duration::ZERO, DOUBT), |detection| {
-            (seconds(detection.interval), seconds(detection.timeout))
-        })
-    }
-
     /// Ends an IKE SA. Its peer's ESP SAs stay; if it was the last one, another is made for them.
-    fn end_sa(&mut self, now: Instant, name: u64, reason: DownReason) {
+    pub(super) fn end_sa(&mut self, now: Instant, name: u64, reason: DownReason) {
         let Some(id) = self.established(name).map(|sa| sa.peer) else { return };
         let negotiating = self.established(name).is_some_and(|sa| sa.quick.values().any(Quick::is_ours));
         self.take_sa(now, name);
@@ -644,14 +466,14 @@ impl Machine {
     }
 
     /// Lets a peer go that has no SA of either kind, nor one on its way.
-    fn reap(&mut self, now: Instant, id: PeerId, reason: DownReason) {
+    pub(super) fn reap(&mut self, now: Instant, id: PeerId, reason: DownReason) {
         let empty = self.peers.get(&id).is_some_and(|peer| peer.sas.is_empty() && !peer.has_path());
         if empty && self.beginning_for(id).next().is_none() {
             self.peer_down(now, id, reason, Reason::Timeout);
         }
     }
 
-    fn peer_down(&mut self, now: Instant, id: PeerId, reason: DownReason, failure: Reason) {
+    pub(super) fn peer_down(&mut self, now: Instant, id: PeerId, reason: DownReason, failure: Reason) {
         let sas = self.peers.get(&id).map(|peer| peer.sas.clone()).unwrap_or_default();
         sas.into_iter().for_each(|name| self.take_sa(now, name));
         let Some(mut peer) = self.peers.remove(&id) else { return };
@@ -667,12 +489,12 @@ impl Machine {
     }
 
     /// Main modes of ours, under way, for a peer that we have already.
-    fn beginning_for(&self, id: PeerId) -> impl Iterator<Item = u64> {
+    pub(super) fn beginning_for(&self, id: PeerId) -> impl Iterator<Item = u64> {
         let purpose = move |name: &u64| self.sas.get(name).and_then(|sa| sa.link.purpose.peer);
         self.beginning.iter().copied().filter(move |name| purpose(name) == Some(id))
     }
 
-    fn established(&self, name: u64) -> Option<&Established> {
+    pub(super) fn established(&self, name: u64) -> Option<&Established> {
         match &self.sas.get(&name)?.phase {
             Phase::Established(sa) => Some(sa),
             _ => None,
@@ -685,21 +507,4 @@ impl Machine {
             _ => None,
         }
     }
-}
-
-impl IkeSa {
-    /// When it has to be looked at.
-    fn deadline(&self) -> Instant {
-        let Phase::Established(sa) = &self.phase else {
-            let end = self.link.started + self.link.life();
-            return self.link.request.as_ref().map_or(end, |request| request.at);
-        };
-        let rekey = (!sa.replacing && sa.retire_at.is_none()).then_some(sa.rekey_at);
-        let quick = sa.quick.values().map(Quick::deadline).min();
-        [Some(sa.expires), sa.retire_at, rekey, quick].into_iter().flatten().min().unwrap_or(sa.expires)
-    }
-}
-
-fn seconds(seconds: u32) -> Duration {
-    Duration::from_secs(u64::from(seconds))
 }

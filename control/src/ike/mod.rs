@@ -15,7 +15,9 @@
 //! outbound SA goes the peer has no path, and nothing may be sent to it.
 
 mod api;
+mod deadlines;
 mod dh;
+mod dpd;
 mod env;
 mod exchange;
 mod half_open;

@@ -13,6 +13,9 @@
 //!                                outbound SA installed
 //! ```
 
+mod initiator;
+mod responder;
+
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -21,17 +24,14 @@ use dmvpn_tables::Mode;
 use dmvpn_tables::esp::KeyMaterial;
 
 use super::api::{ChildId, ExchangeKind, Reason};
-use super::dh::{Computed, Public, SecretNumber, Work};
+use super::dh::{Computed, Public, SecretNumber};
 use super::env::{Env, JobOwner};
 use super::exchange::{Answered, Due, Fingerprint, Request};
-use super::informational;
-use super::keys::{equal, keymat};
+use super::keys::keymat;
 use super::main_mode::Refusal;
-use super::payload::{
-    Chain, ChainBuilder, Exchange, Header, Kind, Sa, decode_nat_oa, encode_nat_oa, notification,
-};
+use super::payload::{Chain, ChainBuilder, Exchange, Header, Kind};
 use super::peer::{Child, Peer};
-use super::proposals::{AgreedEsp, accept_esp, answer_esp, choose_esp, offer_esp};
+use super::proposals::AgreedEsp;
 use super::sa::{Established, Link, rekey_after};
 use super::selectors::{Hosts, Ids};
 use crate::time::Instant;
@@ -164,33 +164,6 @@ impl Context<'_> {
             let rekey_at = self.sa.since + rekey_after(&mut self.env.rng, lifetime, self.link.initiator);
             self.sa.rekey_at = self.sa.rekey_at.min(rekey_at);
         }
-    }
-
-    /// Begins a quick mode. Nothing happens if one is open that we began.
-    pub(super) fn begin(&mut self) -> Result<(), Reason> {
-        if self.is_negotiating() {
-            return Ok(());
-        }
-        if self.open() >= MAX_OPEN {
-            return Err(Reason::Limit);
-        }
-        let pfs = self.env.profile(self.peer.tunnel).ok_or(Reason::NotConfigured)?.esp.pfs;
-        let spi = self.env.spis.alloc().ok_or(Reason::Limit)?;
-        let opening = Opening {
-            spi,
-            udp: self.sa.nat.any(),
-            replaces: self.peer.sending().map(|child| child.id),
-            began: self.now,
-        };
-        let message_id = self.sa.seen.draw(&mut self.env.rng);
-        match pfs {
-            Some(group) => {
-                self.env.start_job(self.owner(message_id), group, Work::Generate);
-                self.sa.quick.insert(message_id, Quick::MakingKey(MakingKey { opening }));
-            }
-            None => self.send_first(message_id, opening, None),
-        }
-        Ok(())
     }
 
     /// Whether a quick mode is open that we began.
@@ -398,291 +371,6 @@ impl Context<'_> {
         let parts: Vec<&[u8]> = prefix.iter().copied().chain([encoded.as_slice()]).collect();
         let chain = rest.behind(Kind::HASH, self.hash(&parts));
         self.sa.keys.seal(self.header(message_id), iv, &chain)
-    }
-
-    fn send_first(&mut self, message_id: u32, opening: Opening, key: Option<(Vec<u8>, SecretNumber)>) {
-        let Some(profile) = self.env.profile(self.peer.tunnel).cloned() else { return };
-        let (public, private) = key.unzip();
-        let nonce_i = self.env.nonce();
-        let ids = Ids::gre(*self.link.local.ip(), *self.link.remote.ip());
-        let mut rest = ChainBuilder::new();
-        rest.push(Kind::SA, offer_esp(&profile.esp, opening.spi, opening.udp).encode());
-        rest.push(Kind::NONCE, nonce_i.clone());
-        if let Some(public) = public {
-            rest.push(Kind::KE, public);
-        }
-        ids.write(&mut rest);
-        if opening.udp && profile.esp.mode == EspMode::Transport {
-            // RFC 3947 section 5.2.
-            rest.push(Kind::NAT_OA, encode_nat_oa(*self.link.local.ip()));
-            rest.push(Kind::NAT_OA, encode_nat_oa(*self.link.remote.ip()));
-        }
-        let iv = self.sa.keys.phase2_iv(&self.sa.last_block, message_id);
-        let Some((message, iv)) = self.seal(message_id, &iv, &[&message_id.to_be_bytes()], rest) else {
-            return;
-        };
-        self.env.send(self.link.local, self.link.remote, message.clone());
-        let request = Request::new(self.now, &mut self.env.rng, message);
-        let state = ExpectQuick2 { opening, ids, nonce_i, private, iv, request };
-        self.sa.quick.insert(message_id, Quick::ExpectQuick2(state));
-    }
-
-    /// Message 1: the peer wants a pair of SAs.
-    fn first(&mut self, header: Header, body: &[u8], question: Fingerprint) -> Result<(), Refusal> {
-        if self.sa.seen.contains(header.message_id) {
-            self.env.counters.replayed += 1;
-            return Err(Refusal::Unexpected);
-        }
-        let iv = self.sa.keys.phase2_iv(&self.sa.last_block, header.message_id);
-        let (plain, iv) = self.sa.keys.open(&iv, body).ok_or(Reason::Malformed)?;
-        // If this is not a chain it was not encrypted with our keys.
-        let chain = Chain::decode(header.next, &plain).map_err(|_| Reason::Authentication)?;
-        let id = header.message_id.to_be_bytes();
-        if !equal(hash_of(&chain)?, &self.hash(&[&id, chain.after_first()])) {
-            return Err(Reason::Authentication.into());
-        }
-        if self.open() >= MAX_OPEN {
-            // Not noted as seen: the peer repeats it, and there may be room by then.
-            return Err(Reason::Limit.into());
-        }
-        self.sa.seen.insert(header.message_id);
-        self.prove();
-        match self.read_offer(&chain, iv, question) {
-            Ok(offered) => self.take_offer(header.message_id, offered),
-            Err((refusal, spi)) => {
-                if let Refusal::Because(reason) = refusal {
-                    let kind = match reason {
-                        Reason::NoProposal => notification::NO_PROPOSAL_CHOSEN,
-                        Reason::Selectors => notification::INVALID_ID_INFORMATION,
-                        Reason::KeyExchange => notification::INVALID_KEY_INFORMATION,
-                        _ => notification::PAYLOAD_MALFORMED,
-                    };
-                    informational::send_error(self, spi, kind);
-                }
-                Err(refusal)
-            }
-        }
-    }
-
-    fn read_offer(
-        &mut self,
-        chain: &Chain<'_>,
-        iv: Vec<u8>,
-        question: Fingerprint,
-    ) -> Result<(Offered, Option<Public>), (Refusal, Vec<u8>)> {
-        let sa_body =
-            chain.rest().next().filter(|payload| payload.kind == Kind::SA && chain.one(Kind::SA).is_some());
-        let sa_body = sa_body.ok_or_else(|| (Reason::Malformed.into(), Vec::new()))?.body;
-        let offer = Sa::decode(sa_body).map_err(|error| (error.into(), Vec::new()))?;
-        let spi = offer.proposals.first().map(|proposal| proposal.spi.clone()).unwrap_or_default();
-        let refuse = |reason: Reason| (Refusal::from(reason), spi.clone());
-        let profile = self.env.profile(self.peer.tunnel).ok_or_else(|| refuse(Reason::NotConfigured))?;
-        let agreed = choose_esp(&profile.esp, &offer).ok_or_else(|| refuse(Reason::NoProposal))?;
-        let nonce = chain.one(Kind::NONCE).filter(|nonce| NONCES.contains(&nonce.len()));
-        let nonce_i = nonce.ok_or_else(|| refuse(Reason::Malformed))?.to_vec();
-        let public = read_public(chain, agreed.pfs).map_err(refuse)?;
-        let ids = Ids::read(chain).map_err(refuse)?;
-        let (local, remote) = (*self.link.local.ip(), *self.link.remote.ip());
-        let hosts = Hosts::offered(ids.as_ref(), self.sa.nat, local, remote);
-        let hosts = hosts.ok_or_else(|| refuse(Reason::Selectors))?;
-        let nat_oa = chain.all(Kind::NAT_OA).filter_map(decode_nat_oa).next().is_some();
-        let nonce_r = self.env.nonce();
-        Ok((Offered { agreed, nonce_i, nonce_r, ids, hosts, nat_oa, iv, question }, public))
-    }
-
-    fn take_offer(
-        &mut self,
-        message_id: u32,
-        (offered, public): (Offered, Option<Public>),
-    ) -> Result<(), Refusal> {
-        let spi = self.env.spis.alloc().ok_or(Reason::Limit)?;
-        let replaces = self.peer.sending().map(|child| child.id);
-        let group = offered.agreed.pfs;
-        let state = Answering { offered, spi, replaces, began: self.now };
-        match group.zip(public) {
-            Some((group, public)) => {
-                self.env.start_job(self.owner(message_id), group, |seed| Work::Respond(seed, public));
-                self.sa.quick.insert(message_id, Quick::Answering(state));
-            }
-            None => self.answer(message_id, state, &[], &[]),
-        }
-        Ok(())
-    }
-
-    /// Installs our inbound SA, then sends message 2.
-    fn answer(&mut self, message_id: u32, state: Answering, public: &[u8], shared: &[u8]) {
-        let Answering { offered, spi, replaces, began: _ } = state;
-        let Offered { agreed, nonce_i, nonce_r, ids, hosts, nat_oa, iv, question } = offered;
-        let nonces = [nonce_i.as_slice(), &nonce_r].concat();
-        let mut rest = ChainBuilder::new();
-        rest.push(Kind::SA, answer_esp(&agreed, spi).encode()).push(Kind::NONCE, nonce_r.clone());
-        if !public.is_empty() {
-            rest.push(Kind::KE, public);
-        }
-        if let Some(ids) = &ids {
-            ids.write(&mut rest);
-        }
-        if nat_oa {
-            rest.push(Kind::NAT_OA, encode_nat_oa(*self.link.remote.ip()));
-            rest.push(Kind::NAT_OA, encode_nat_oa(*self.link.local.ip()));
-        }
-        let prefix: [&[u8]; 2] = [&message_id.to_be_bytes(), &nonce_i];
-        let Some((message, iv)) = self.seal(message_id, &iv, &prefix, rest) else {
-            self.env.spis.free(spi);
-            return;
-        };
-        let pair = Pair {
-            agreed: &agreed,
-            initiator: false,
-            spi,
-            nonce_i: &nonce_i,
-            nonce_r: &nonce_r,
-            hosts,
-            replaces,
-        };
-        let child = match self.make_child(&pair, shared) {
-            Ok(child) => child,
-            Err(reason) => {
-                self.env.spis.free(spi);
-                self.problem(reason);
-                return;
-            }
-        };
-        self.env.send(self.link.local, self.link.remote, message.clone());
-        let request = Request::new(self.now, &mut self.env.rng, message.clone());
-        let answered = Answered::new(question, message);
-        let state = ExpectQuick3 { child, nonces, iv, request, answered };
-        self.sa.quick.insert(message_id, Quick::ExpectQuick3(state));
-    }
-
-    /// Message 2: the peer grants what we asked for.
-    fn second(
-        &mut self,
-        header: Header,
-        state: ExpectQuick2,
-        body: &[u8],
-        question: Fingerprint,
-    ) -> Result<(), Refusal> {
-        let id = header.message_id;
-        let Some((plain, iv)) = self.sa.keys.open(&state.iv, body) else {
-            return self.keep(id, Quick::ExpectQuick2(state), Reason::Malformed);
-        };
-        let verified = Chain::decode(header.next, &plain).ok().filter(|chain| {
-            let expected = self.hash(&[&id.to_be_bytes(), &state.nonce_i, chain.after_first()]);
-            hash_of(chain).is_ok_and(|hash| equal(hash, &expected))
-        });
-        let Some(chain) = verified else {
-            return self.keep(id, Quick::ExpectQuick2(state), Reason::Authentication);
-        };
-        self.prove();
-        let ExpectQuick2 { opening, ids, nonce_i, private, .. } = state;
-        let (accepted, public) = match self.read_grant(&chain, &opening, &ids, nonce_i, iv, question) {
-            Ok(read) => read,
-            Err(reason) => {
-                self.env.spis.free(opening.spi);
-                self.fail(reason);
-                return Ok(());
-            }
-        };
-        match (accepted.agreed.pfs, private.zip(public)) {
-            (Some(group), Some((private, public))) => {
-                self.env.start_job(self.owner(id), group, |_| Work::Agree(private, public));
-                self.sa.quick.insert(id, Quick::Agreeing(Agreeing { opening, accepted }));
-            }
-            _ => self.complete(id, &opening, accepted, &[]),
-        }
-        Ok(())
-    }
-
-    fn read_grant(
-        &self,
-        chain: &Chain<'_>,
-        opening: &Opening,
-        ids: &Ids,
-        nonce_i: Vec<u8>,
-        iv: Vec<u8>,
-        question: Fingerprint,
-    ) -> Result<(Accepted, Option<Public>), Reason> {
-        let profile = self.env.profile(self.peer.tunnel).ok_or(Reason::NotConfigured)?;
-        let sa_body = chain.one(Kind::SA).ok_or(Reason::Malformed)?;
-        let grant = Sa::decode(sa_body).map_err(|_| Reason::Malformed)?;
-        let agreed = accept_esp(&profile.esp, opening.udp, &grant).ok_or(Reason::NoProposal)?;
-        let nonce = chain.one(Kind::NONCE).filter(|nonce| NONCES.contains(&nonce.len()));
-        let nonce_r = nonce.ok_or(Reason::Malformed)?.to_vec();
-        let public = read_public(chain, agreed.pfs)?;
-        let hosts = Hosts::granted(ids, Ids::read(chain)?.as_ref(), self.sa.nat).ok_or(Reason::Selectors)?;
-        Ok((Accepted { agreed, nonce_i, nonce_r, hosts, iv, question }, public))
-    }
-
-    /// Sends any payloads as message 1.
-    #[cfg(test)]
-    pub(super) fn send_raw(&mut self, rest: ChainBuilder) {
-        let message_id = self.sa.seen.draw(&mut self.env.rng);
-        let iv = self.sa.keys.phase2_iv(&self.sa.last_block, message_id);
-        if let Some((message, _)) = self.seal(message_id, &iv, &[&message_id.to_be_bytes()], rest) {
-            self.env.send(self.link.local, self.link.remote, message);
-        }
-    }
-
-    /// Installs our inbound SA, then sends message 3.
-    fn complete(&mut self, id: u32, opening: &Opening, accepted: Accepted, shared: &[u8]) {
-        let Accepted { agreed, nonce_i, nonce_r, hosts, iv, question } = accepted;
-        // HASH(3) = prf(SKEYID_a, 0 | M-ID | Ni_b | Nr_b)
-        let prefix: [&[u8]; 4] = [&[0], &id.to_be_bytes(), &nonce_i, &nonce_r];
-        let sealed = self.seal(id, &iv, &prefix, ChainBuilder::new());
-        let pair = Pair {
-            agreed: &agreed,
-            initiator: true,
-            spi: opening.spi,
-            nonce_i: &nonce_i,
-            nonce_r: &nonce_r,
-            hosts,
-            replaces: opening.replaces,
-        };
-        let child = self.make_child(&pair, shared);
-        let (Some((message, _)), Ok(child)) = (sealed, child) else {
-            self.env.spis.free(opening.spi);
-            self.fail(Reason::WeakKey);
-            return;
-        };
-        self.env.send(self.link.local, self.link.remote, message.clone());
-        let answered = Answered::new(question, message);
-        let finished = Finished { child, answered, until: self.now + FINISHED_LIFE };
-        self.sa.quick.insert(id, Quick::Finished(finished));
-        self.peer.switch_soon(self.env, self.now, child);
-    }
-
-    /// Message 3: the peer has both SAs.
-    fn third(
-        &mut self,
-        header: Header,
-        mut state: ExpectQuick3,
-        body: &[u8],
-        question: Fingerprint,
-    ) -> Result<(), Refusal> {
-        let id = header.message_id;
-        if state.answered.is_to(question) {
-            // Message 1 again.
-            self.env.counters.duplicates += 1;
-            if let Some(answer) = state.answered.again() {
-                let answer = answer.to_vec();
-                self.env.counters.repeated += 1;
-                self.env.send(self.link.local, self.link.remote, answer);
-            }
-            self.sa.quick.insert(id, Quick::ExpectQuick3(state));
-            return Ok(());
-        }
-        let verified = self.sa.keys.open(&state.iv, body).is_some_and(|(plain, _)| {
-            let expected = self.hash(&[&[0], &id.to_be_bytes(), &state.nonces]);
-            Chain::decode(header.next, &plain)
-                .is_ok_and(|chain| hash_of(&chain).is_ok_and(|hash| equal(hash, &expected)))
-        });
-        if !verified {
-            return self.keep(id, Quick::ExpectQuick3(state), Reason::Authentication);
-        }
-        self.prove();
-        self.peer.switch(self.env, self.now, state.child);
-        Ok(())
     }
 
     /// Puts a state back: what came in is not for it.
