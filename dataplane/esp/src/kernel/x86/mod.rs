@@ -30,7 +30,7 @@ pub(crate) use gcm::GcmKeys;
 pub(crate) use unit::{AesUnit, GcmUnit, ShaUnit, cbc_decrypt, cbc_encrypt, des_decrypt, des_encrypt};
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128,
+    __m128i, __m256i, __m512i, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128,
     _mm256_loadu_si256, _mm256_storeu_si256, _mm512_loadu_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
 };
 use std::ops::Range;
@@ -106,7 +106,9 @@ pub(crate) fn prefetch_packet(packet: &[u8]) {
     }
 }
 
-/// Asks for the cache lines of the first bytes of a value, ahead of their use.
+/// Asks for the cache lines of the first bytes of a value, ahead of their use: into the second-level cache, which can
+/// wait for twice as many lines as the first level. Where a batch asks for more than that has room for, a CPU drops what is too
+/// much.
 #[inline]
 pub fn prefetch<T>(value: &T, bytes: usize) {
     prefetch_part(value, 0..bytes);
@@ -117,6 +119,6 @@ pub fn prefetch<T>(value: &T, bytes: usize) {
 pub(crate) fn prefetch_part<T>(value: &T, bytes: Range<usize>) {
     for line in (bytes.start / 64 * 64..bytes.end).step_by(64) {
         // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(value).cast::<i8>().wrapping_add(line)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(ptr::from_ref(value).cast::<i8>().wrapping_add(line)) };
     }
 }
