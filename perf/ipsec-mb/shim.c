@@ -106,8 +106,12 @@ void mb_free(struct mb *mb)
 	free(mb);
 }
 
-/* Keys lie one after the other, `stride` bytes each. NULL if there is no memory or the CPU has nothing for it. */
-struct mb *mb_new(const struct mb_suite *suite, uint32_t icv_len, const uint8_t *keys, uint32_t stride, uint32_t count)
+/*
+ * Keys lie one after the other, `stride` bytes each. Without `avx512` the library is held to what it has for CPUs that have AVX2
+ * and no more. NULL if there is no memory or the CPU has nothing for it.
+ */
+struct mb *mb_new(const struct mb_suite *suite, uint32_t icv_len, bool avx512, const uint8_t *keys, uint32_t stride,
+		  uint32_t count)
 {
 	struct mb *mb = aligned_alloc(LINE, sizeof(*mb));
 
@@ -122,8 +126,10 @@ struct mb *mb_new(const struct mb_suite *suite, uint32_t icv_len, const uint8_t 
 		mb_free(mb);
 		return NULL;
 	}
-	/* What suits this CPU best. */
-	init_mb_mgr_auto(mb->manager, NULL);
+	if (avx512)
+		init_mb_mgr_auto(mb->manager, NULL); /* What suits this CPU best. */
+	else
+		init_mb_mgr_avx2(mb->manager);
 	if (suite->cipher == 1)
 		mb->gcm = aligned_alloc(LINE, count * sizeof(*mb->gcm));
 	else

@@ -21,6 +21,8 @@ pub(crate) enum Name {
     Rustcrypto,
     /// Intel's multi-buffer library.
     IpsecMb,
+    /// The same as on a CPU without AVX-512; goes with '--kernel vaes-256+!avx-512'.
+    IpsecMbAvx2,
 }
 
 /// A library with the keys of SAs.
@@ -48,6 +50,7 @@ impl Name {
             Self::AwsLc => "aws-lc",
             Self::Rustcrypto => "rustcrypto",
             Self::IpsecMb => "ipsec-mb",
+            Self::IpsecMbAvx2 => "ipsec-mb-avx2",
         }
     }
 
@@ -58,6 +61,7 @@ impl Name {
             Self::AwsLc => "aws_lc_ns",
             Self::Rustcrypto => "rustcrypto_ns",
             Self::IpsecMb => "ipsec_mb_ns",
+            Self::IpsecMbAvx2 => "ipsec_mb_avx2_ns",
         }
     }
 
@@ -74,7 +78,9 @@ impl Name {
             Self::AwsLc => aead::aws_lc(suite, keys),
             Self::Rustcrypto => rust_crypto::load(suite, keys),
             #[cfg(feature = "ipsec-mb")]
-            Self::IpsecMb => ipsec_mb::load(suite, keys),
+            Self::IpsecMb => ipsec_mb::load(suite, ipsec_mb::Held::ToNothing, keys),
+            #[cfg(feature = "ipsec-mb")]
+            Self::IpsecMbAvx2 => ipsec_mb::load(suite, ipsec_mb::Held::ToAvx2, keys),
             #[allow(unreachable_patterns, reason = "unless it was built with all of them")]
             _ => bail!("built without {0}: cargo build --release -p dmvpn-perf --features {0}", self.text()),
         })

@@ -36,6 +36,15 @@ pub enum Integrity {
     Md5,
 }
 
+/// What the library may use of the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// All that it finds.
+    ToNothing,
+    /// What it has for CPUs with AVX2 but without AVX-512.
+    ToAvx2,
+}
+
 /// One packet, from the ESP header to the end of the ICV.
 #[repr(C)]
 pub struct Packet<'a> {
@@ -69,7 +78,14 @@ struct Raw {
 }
 
 unsafe extern "C" {
-    fn mb_new(suite: *const Suite, icv_len: u32, keys: *const u8, stride: u32, count: u32) -> *mut Raw;
+    fn mb_new(
+        suite: *const Suite,
+        icv_len: u32,
+        avx512: bool,
+        keys: *const u8,
+        stride: u32,
+        count: u32,
+    ) -> *mut Raw;
     fn mb_free(mb: *mut Raw);
     fn mb_run(mb: *mut Raw, packets: *const Packet<'_>, count: usize, opens: bool) -> usize;
 }
@@ -87,7 +103,7 @@ impl<'a> Packet<'a> {
 impl Library {
     /// With an SA for each of `keys`: the cipher's key, the salt of AES-GCM, the integrity key. `None` if the keys are not
     /// all of one length that suits, or the library does not start.
-    pub fn new(cipher: Cipher, integrity: Integrity, keys: &[Vec<u8>]) -> Option<Self> {
+    pub fn new(cipher: Cipher, integrity: Integrity, held: Held, keys: &[Vec<u8>]) -> Option<Self> {
         let (integrity_number, integrity_key_len, icv_len) = match integrity {
             Integrity::Aead => (0, 0, 16),
             Integrity::Sha1 => (1, 20, 12),
@@ -117,7 +133,9 @@ impl Library {
         let (all, stride) = (keys.concat(), u32::try_from(key_len).ok()?);
         let (icv_len32, count) = (u32::try_from(icv_len).ok()?, u32::try_from(keys.len()).ok()?);
         // SAFETY: `all` is `count` keys of `stride` bytes, which are as long together as the suite's.
-        let raw = unsafe { mb_new(&raw const suite, icv_len32, all.as_ptr(), stride, count) };
+        let raw = unsafe {
+            mb_new(&raw const suite, icv_len32, held == Held::ToNothing, all.as_ptr(), stride, count)
+        };
         let around = HEADER_LEN + iv_len + icv_len;
         Some(Self { raw: NonNull::new(raw)?, around, block, sas: keys.len() })
     }

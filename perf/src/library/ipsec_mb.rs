@@ -2,13 +2,14 @@
 
 use dmvpn_esp::{Cipher, Integrity, Suite};
 use dmvpn_ipsec_mb as mb;
+pub(super) use dmvpn_ipsec_mb::Held;
 
 use super::{Library, Packet};
 
 struct IpsecMb(mb::Library);
 
 /// All suites that the harness names.
-pub(super) fn load(suite: Suite, keys: &[Vec<u8>]) -> Option<Box<dyn Library>> {
+pub(super) fn load(suite: Suite, held: Held, keys: &[Vec<u8>]) -> Option<Box<dyn Library>> {
     let cipher = match suite.cipher() {
         Cipher::Aes128Cbc | Cipher::Aes256Cbc => mb::Cipher::AesCbc,
         Cipher::Aes128Gcm | Cipher::Aes256Gcm => mb::Cipher::AesGcm,
@@ -22,7 +23,7 @@ pub(super) fn load(suite: Suite, keys: &[Vec<u8>]) -> Option<Box<dyn Library>> {
         Some(Integrity::HmacMd5_96) => mb::Integrity::Md5,
         Some(_) => return None,
     };
-    Some(Box::new(IpsecMb(mb::Library::new(cipher, integrity, keys)?)))
+    Some(Box::new(IpsecMb(mb::Library::new(cipher, integrity, held, keys)?)))
 }
 
 impl Library for IpsecMb {
