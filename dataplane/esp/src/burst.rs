@@ -1,6 +1,6 @@
 //! Bursts of jobs, and the jobs of one kind among them.
 
-use crate::sa::Kind;
+use crate::kind::Kind;
 
 /// Jobs that go through the kernels together; longer batches are cut into bursts of this many.
 pub(crate) const BURST: usize = 64;
@@ -22,11 +22,15 @@ impl Members {
     }
 
     /// Takes out the first member, and all of its kind: a kernel runs on one kind at a time.
-    pub(crate) fn take_kind(&mut self, kind_of: impl Fn(usize) -> Kind) -> Option<(Kind, Self)> {
+    #[inline]
+    pub(crate) fn take_kind(
+        &mut self,
+        kind_of: impl Fn(usize) -> &'static Kind,
+    ) -> Option<(&'static Kind, Self)> {
         let kind = kind_of(self.indices().next()?);
-        let mut taken = Self::default();
-        for index in self.indices().filter(|&index| kind_of(index) == kind) {
-            taken.insert(index);
+        let mut taken = *self;
+        for index in self.indices().filter(|&index| !kind_of(index).is(kind)) {
+            taken.0 &= !(1 << index);
         }
         self.0 &= !taken.0;
         Some((kind, taken))

@@ -12,6 +12,7 @@
 mod burst;
 mod kernel;
 mod keys;
+mod kind;
 mod open;
 mod owned;
 mod replay;

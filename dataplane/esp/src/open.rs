@@ -4,9 +4,10 @@ use arrayvec::ArrayVec;
 
 use crate::burst::{AHEAD, BURST, Members};
 use crate::kernel::{self, CbcDecryptLane, MacLane};
-use crate::sa::{InboundSa, Kind};
+use crate::kind::Kind;
+use crate::sa::InboundSa;
 use crate::suite::Algorithms;
-use crate::trailer::{PADDING, TRAILER_LEN, TRAILER_ROOM, with_trailer};
+use crate::trailer::{PADDING, TRAILER_ROOM, with_trailer};
 use crate::{DUMMY, HEADER_LEN};
 
 /// One packet to open.
@@ -83,11 +84,9 @@ impl<'a> OpenJob<'a> {
     }
 
     /// What can be refused before any cryptography.
-    fn precheck(&mut self) -> Result<(), OpenError> {
-        let suite = self.sa.suite();
-        let around = suite.payload_offset() + suite.icv_len();
-        let encrypted = self.packet.len().checked_sub(around).ok_or(OpenError::Length)?;
-        if encrypted < TRAILER_LEN || !suite.is_whole_blocks(encrypted) {
+    #[inline]
+    fn precheck(&mut self, kind: &Kind) -> Result<(), OpenError> {
+        if !kind.may_be_long(self.packet.len()) {
             return Err(OpenError::Length);
         }
         let sequence = self.packet[..HEADER_LEN].last_chunk().ok_or(OpenError::Length)?;
@@ -112,10 +111,10 @@ impl<'a> OpenJob<'a> {
     }
 
     /// Checks and removes padding and trailer (RFC 4303 section 2.4) of the decrypted packet.
-    fn finish(&mut self) -> Result<Opened, OpenError> {
-        let suite = self.sa.suite();
-        let offset = suite.payload_offset();
-        let plain = &self.packet[offset..self.packet.len() - suite.icv_len()];
+    #[inline]
+    fn finish(&mut self, kind: &Kind) -> Result<Opened, OpenError> {
+        let offset = kind.payload_offset;
+        let plain = &self.packet[offset..self.packet.len() - kind.icv_len];
         let &[ref rest @ .., pad_len, next_header] = plain else { return Err(OpenError::Length) };
         let len = rest.len().checked_sub(pad_len.into()).ok_or(OpenError::BadPadding)?;
         // The peer itself made this: how long the comparison takes tells nobody else anything.
@@ -159,10 +158,11 @@ pub fn open(jobs: &mut [OpenJob<'_>]) {
             }
             let job = &mut burst[i];
             // The first of packets that go one after the other; those ask for the keys of others in turn.
-            if i < AHEAD || !job.sa.suite().cipher().is_aead() {
+            let kind = job.sa.kind();
+            if i < AHEAD || !kind.suite.cipher().is_aead() {
                 job.prefetch_keys();
             }
-            match job.precheck() {
+            match job.precheck(kind) {
                 Ok(()) => ready.insert(i),
                 Err(error) => job.result = Err(error),
             }
@@ -170,9 +170,9 @@ pub fn open(jobs: &mut [OpenJob<'_>]) {
         while let Some((kind, members)) = ready.take_kind(|i| burst[i].sa.kind()) {
             match kind.suite.algorithms() {
                 Algorithms::EncryptThenMac(..) => verify_then_decrypt(burst, members, kind),
-                Algorithms::Aead(_) => open_aead(burst, members),
+                Algorithms::Aead(_) => open_aead(burst, members, kind),
                 #[cfg(feature = "null-cipher")]
-                Algorithms::Null => open_null(burst, members),
+                Algorithms::Null => open_null(burst, members, kind),
             }
         }
         for job in burst {
@@ -181,7 +181,7 @@ pub fn open(jobs: &mut [OpenJob<'_>]) {
     }
 }
 
-fn open_aead(burst: &mut [OpenJob<'_>], members: Members) {
+fn open_aead(burst: &mut [OpenJob<'_>], members: Members, kind: &Kind) {
     let mut accepted = Members::default();
     for i in members.indices() {
         if let Some(later) = burst.get(i + AHEAD) {
@@ -197,20 +197,20 @@ fn open_aead(burst: &mut [OpenJob<'_>], members: Members) {
     }
     // Later, when what was stored can be read without waiting.
     for job in accepted.of(burst) {
-        job.result = job.finish();
+        job.result = job.finish(kind);
     }
 }
 
 #[cfg(feature = "null-cipher")]
-fn open_null(burst: &mut [OpenJob<'_>], members: Members) {
+fn open_null(burst: &mut [OpenJob<'_>], members: Members, kind: &Kind) {
     for job in members.of(burst) {
         if job.authenticated(true) {
-            job.result = job.finish();
+            job.result = job.finish(kind);
         }
     }
 }
 
-fn verify_then_decrypt(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) {
+fn verify_then_decrypt(burst: &mut [OpenJob<'_>], members: Members, kind: &Kind) {
     let authentic = authentic(burst, members, kind);
     let mut accepted = Members::default();
     for i in members.indices() {
@@ -220,13 +220,13 @@ fn verify_then_decrypt(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) 
     }
     decrypt(burst, accepted, kind);
     for job in accepted.of(burst) {
-        job.result = job.finish();
+        job.result = job.finish(kind);
     }
 }
 
 /// Those with the right ICV; in constant time for each.
-fn authentic(burst: &[OpenJob<'_>], members: Members, kind: Kind) -> Members {
-    let icv_len = kind.suite.icv_len();
+fn authentic(burst: &[OpenJob<'_>], members: Members, kind: &Kind) -> Members {
+    let icv_len = kind.icv_len;
     let mut lanes = ArrayVec::<MacLane<'_>, BURST>::new();
     let mut icvs = ArrayVec::<(usize, &[u8]), BURST>::new();
     for i in members.indices() {
@@ -246,8 +246,8 @@ fn authentic(burst: &[OpenJob<'_>], members: Members, kind: Kind) -> Members {
     authentic
 }
 
-fn decrypt(burst: &mut [OpenJob<'_>], members: Members, kind: Kind) {
-    let icv_len = kind.suite.icv_len();
+fn decrypt(burst: &mut [OpenJob<'_>], members: Members, kind: &Kind) {
+    let icv_len = kind.icv_len;
     kernel::cbc_decrypt(members.of(burst).filter_map(|job| {
         let (keys, _) = job.sa.keys.cbc()?;
         let blocks = HEADER_LEN..job.packet.len() - icv_len;

@@ -4,16 +4,10 @@ use std::fmt;
 
 use crate::kernel::{self, Kernel, OpenKeys, SealKeys};
 use crate::keys::{IvSeed, KeyMaterial};
+use crate::kind::Kind;
 use crate::owned::Owned;
 use crate::replay::{ReplayWindow, WindowSize};
 use crate::suite::Suite;
-
-/// What the packets of one kernel run have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kind {
-    pub(crate) suite: Suite,
-    pub(crate) kernel: Kernel,
-}
 
 /// The sending half of a pair of SAs: keys, sequence number, counters.
 ///
@@ -21,17 +15,19 @@ pub(crate) struct Kind {
 /// [`seal`](crate::seal) with it**. The sequence number is stepped by a plain load and store: two
 /// workers would send the same number twice, which the peer drops as a replay and which under AES-GCM
 /// repeats an IV and so gives away the authentication key. To move an SA to another worker, let the
-/// old one stop first. Everything but the sequence number and a count is immutable.
+/// old one stop first. Which one that is can be said when the SA is made, and never after: [`owned_by`](Self::owned_by).
+/// Everything but the sequence number and a count is immutable.
 ///
-/// All but the keys lies in the first cache line, since with many SAs each line that a packet needs is
+/// All that a packet needs but the keys lies in the first cache line, since with many SAs each line that a packet needs is
 /// waited for. Readers of counters are rare enough for its owner not to notice.
 #[repr(C, align(64))]
 pub struct OutboundSa {
-    kind: Kind,
+    kind: &'static Kind,
     spi: u32,
     pub(crate) iv_seed: IvSeed,
     pub(crate) sent: Sent,
     pub(crate) keys: SealKeys,
+    owner: u16,
 }
 
 /// What the owner of an outbound SA writes.
@@ -59,12 +55,24 @@ impl OutboundSa {
     /// The same for a certain kernel, to measure and compare them.
     pub fn for_kernel(kernel: Kernel, spi: u32, keys: &KeyMaterial, iv_seed: IvSeed) -> Self {
         Self {
-            kind: Kind { suite: keys.suite(), kernel },
+            kind: Kind::of(keys.suite(), kernel),
             spi,
             iv_seed,
             sent: Sent { sequence: Owned::new(0), bytes: Owned::new(0) },
             keys: SealKeys::for_sealing(kernel, keys),
+            owner: 0,
         }
+    }
+
+    /// Gives a new SA to a worker, by its number; it begins with worker 0.
+    #[must_use]
+    pub fn owned_by(self, owner: u16) -> Self {
+        Self { owner, ..self }
+    }
+
+    /// The one worker that may seal with it. Not to be read for each packet: it lies by itself.
+    pub fn owner(&self) -> u16 {
+        self.owner
     }
 
     /// Security parameters index, as it stands in every packet.
@@ -78,7 +86,7 @@ impl OutboundSa {
     }
 
     #[inline]
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> &'static Kind {
         self.kind
     }
 
@@ -99,7 +107,7 @@ impl OutboundSa {
     /// Asks for the cache lines of the keys that a packet of so many bytes needs.
     #[inline]
     pub(crate) fn prefetch_keys_for(&self, packet_len: usize) {
-        self.keys.prefetch(self.kind.suite, packet_len);
+        self.keys.prefetch(self.kind, packet_len);
     }
 
     /// Number of the last packet sealed; 0 before the first. At `u32::MAX` the SA refuses to send
@@ -149,17 +157,19 @@ impl fmt::Debug for OutboundSa {
 /// Shared by reference between the control side and the workers, but **only one worker may
 /// [`open`](crate::open) with it**: the replay window is updated by plain loads and stores, and two
 /// workers could both accept the same packet. To move an SA to another worker, let the old one stop
-/// first. Everything but window and counters is immutable.
+/// first. Which one that is can be said when the SA is made, and never after: [`owned_by`](Self::owned_by).
+/// Everything but window and counters is immutable.
 ///
 /// All that a good packet needs but the keys lies in the first cache line.
 #[repr(C, align(64))]
 pub struct InboundSa {
-    kind: Kind,
+    kind: &'static Kind,
     spi: u32,
     pub(crate) window: ReplayWindow,
     pub(crate) opened: PacketsOpened,
     pub(crate) keys: OpenKeys,
     pub(crate) refused: PacketsRefused,
+    owner: u16,
 }
 
 /// What the owner of an inbound SA counts for good packets.
@@ -202,13 +212,25 @@ impl InboundSa {
     /// The same for a certain kernel, to measure and compare them.
     pub fn for_kernel(kernel: Kernel, spi: u32, keys: &KeyMaterial, window: WindowSize) -> Self {
         Self {
-            kind: Kind { suite: keys.suite(), kernel },
+            kind: Kind::of(keys.suite(), kernel),
             spi,
             window: ReplayWindow::new(window),
             opened: PacketsOpened::default(),
             keys: OpenKeys::for_opening(kernel, keys),
             refused: PacketsRefused::default(),
+            owner: 0,
         }
+    }
+
+    /// Gives a new SA to a worker, by its number; it begins with worker 0.
+    #[must_use]
+    pub fn owned_by(self, owner: u16) -> Self {
+        Self { owner, ..self }
+    }
+
+    /// The one worker that may open with it. Not to be read for each packet: it lies by itself.
+    pub fn owner(&self) -> u16 {
+        self.owner
     }
 
     /// Security parameters index, as it stands in every packet.
@@ -222,7 +244,7 @@ impl InboundSa {
     }
 
     #[inline]
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> &'static Kind {
         self.kind
     }
 
@@ -243,7 +265,7 @@ impl InboundSa {
     /// Asks for the cache lines of the keys that a packet of so many bytes needs.
     #[inline]
     pub(crate) fn prefetch_keys_for(&self, packet_len: usize) {
-        self.keys.prefetch(self.kind.suite, packet_len);
+        self.keys.prefetch(self.kind, packet_len);
     }
 
     /// Highest sequence number accepted; 0 before the first packet.

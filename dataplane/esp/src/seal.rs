@@ -5,7 +5,8 @@ use arrayvec::ArrayVec;
 use crate::HEADER_LEN;
 use crate::burst::{AHEAD, BURST, Members};
 use crate::kernel::{self, CbcEncryptLane, MacLane};
-use crate::sa::{Kind, OutboundSa};
+use crate::kind::Kind;
+use crate::sa::OutboundSa;
 use crate::suite::Algorithms;
 use crate::trailer::{TRAILER_LEN, TRAILER_ROOM, with_trailer};
 
@@ -64,18 +65,18 @@ impl<'a> SealJob<'a> {
 
     /// Everything around the cipher: header, IV before its encryption, padding and trailer.
     #[inline]
-    fn prepare(&mut self) -> Result<(), SealError> {
-        let (suite, len) = (self.sa.suite(), self.packet.len());
-        if self.payload_len > len || len != suite.sealed_len(self.payload_len) {
+    fn prepare(&mut self, kind: &Kind) -> Result<(), SealError> {
+        let len = self.packet.len();
+        if self.payload_len > len || len != kind.sealed_len(self.payload_len) {
             return Err(SealError::Length);
         }
         let sequence = self.sa.sent.take(self.payload_len).ok_or(SealError::SequenceExhausted)?;
         if let Some(header) = self.packet.first_chunk_mut() {
             *header = (u64::from(self.sa.spi()) << 32 | u64::from(sequence)).to_be_bytes();
         }
-        write_iv(&mut self.packet[HEADER_LEN..suite.payload_offset()], self.sa.iv_seed.block(sequence));
-        let encrypted = len - suite.icv_len();
-        let payload_end = suite.payload_offset() + self.payload_len;
+        write_iv(&mut self.packet[HEADER_LEN..kind.payload_offset], self.sa.iv_seed.block(sequence));
+        let encrypted = len - kind.icv_len;
+        let payload_end = kind.payload_offset + self.payload_len;
         let pad_len = encrypted - TRAILER_LEN - payload_end;
         // Less than a block: at most one byte more than there is room for with the trailer.
         if pad_len > TRAILER_ROOM {
@@ -111,10 +112,11 @@ pub fn seal(jobs: &mut [SealJob<'_>]) {
             }
             let job = &mut burst[i];
             // The first of packets that go one after the other; those ask for the keys of others in turn.
-            if i < AHEAD || !job.sa.suite().cipher().is_aead() {
+            let kind = job.sa.kind();
+            if i < AHEAD || !kind.suite.cipher().is_aead() {
                 job.prefetch_keys();
             }
-            match job.prepare() {
+            match job.prepare(kind) {
                 Ok(()) => ready.insert(i),
                 Err(error) => job.result = Err(error),
             }
@@ -146,8 +148,8 @@ fn seal_aead(burst: &mut [SealJob<'_>], members: Members) {
     }
 }
 
-fn encrypt(burst: &mut [SealJob<'_>], members: Members, kind: Kind) {
-    let icv_len = kind.suite.icv_len();
+fn encrypt(burst: &mut [SealJob<'_>], members: Members, kind: &Kind) {
+    let icv_len = kind.icv_len;
     kernel::cbc_encrypt(members.of(burst).filter_map(|job| {
         let (keys, _) = job.sa.keys.cbc()?;
         let blocks = HEADER_LEN..job.packet.len() - icv_len;
@@ -156,8 +158,8 @@ fn encrypt(burst: &mut [SealJob<'_>], members: Members, kind: Kind) {
 }
 
 /// RFC 4303 section 3.3.2: the ICV is over everything before it, after encryption.
-fn authenticate(burst: &mut [SealJob<'_>], members: Members, kind: Kind) {
-    let icv_len = kind.suite.icv_len();
+fn authenticate(burst: &mut [SealJob<'_>], members: Members, kind: &Kind) {
+    let icv_len = kind.icv_len;
     let mut lanes = ArrayVec::<MacLane<'_>, BURST>::new();
     let mut icvs = ArrayVec::<&mut [u8], BURST>::new();
     for job in members.of(burst) {

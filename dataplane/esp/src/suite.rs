@@ -314,11 +314,6 @@ impl Suite {
         (bytes + mask) & !mask
     }
 
-    /// Whether so many bytes are whole blocks.
-    pub(crate) const fn is_whole_blocks(self, bytes: usize) -> bool {
-        bytes & (self.block() - 1) == 0
-    }
-
     /// The longest payload whose packet is no longer than `room` bytes; `None` if not even an empty
     /// one fits.
     pub const fn max_payload(self, room: usize) -> Option<usize> {

@@ -21,14 +21,33 @@ pub(crate) const TRAILER_ROOM: usize = 16 - TRAILER_LEN;
 /// byte longer than [`TRAILER_ROOM`] they are all but the first byte.
 #[inline]
 pub(crate) fn with_trailer(end: [u8; 16], pad_len: usize, next_header: u8) -> [u8; 16] {
-    const BYTES: u128 = u128::from_le_bytes([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0]);
-    let kept = 8 * TRAILER_ROOM.saturating_sub(pad_len);
-    let padding = BYTES >> (8 * pad_len.saturating_sub(TRAILER_ROOM)) << kept;
-    let mut bytes = (u128::from_le_bytes(end) & ((1 << kept) - 1) | padding).to_le_bytes();
-    bytes[TRAILER_ROOM] = pad_len.to_le_bytes()[0];
-    bytes[TRAILER_ROOM + 1] = next_header;
-    bytes
+    let Ends { kept, padding } = &ENDS[pad_len & 0xf];
+    let trailer = u128::from(next_header) << 120 | ((pad_len as u128) & 0xff) << 112;
+    (u128::from_le_bytes(end) & kept | padding | trailer).to_le_bytes()
 }
+
+/// Sixteen bytes at the end of what is encrypted.
+struct Ends {
+    /// All bits of the bytes that come before the padding.
+    kept: u128,
+    /// The padding in its place.
+    padding: u128,
+}
+
+/// By the length of the padding.
+static ENDS: [Ends; TRAILER_ROOM + 2] = {
+    const BYTES: u128 = u128::from_le_bytes([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0]);
+    let mut ends = [const { Ends { kept: 0, padding: 0 } }; TRAILER_ROOM + 2];
+    let mut pad_len = 0;
+    while pad_len < ends.len() {
+        let kept = 8 * TRAILER_ROOM.saturating_sub(pad_len);
+        let left_out = 8 * pad_len.saturating_sub(TRAILER_ROOM);
+        let padding = BYTES >> left_out << kept & ((1 << (8 * TRAILER_ROOM)) - 1);
+        ends[pad_len] = Ends { kept: (1 << kept) - 1, padding };
+        pad_len += 1;
+    }
+    ends
+};
 
 #[cfg(test)]
 mod tests {

@@ -109,6 +109,15 @@ pub(super) const fn outer_bits(words: usize) -> i32 {
 #[inline(always)]
 pub(super) unsafe fn tags<H: Hash<N>, const N: usize>(jobs: &mut [MacLane<'_>]) {
     let mut tails = [[[0; 64]; 2]; N];
+    if let Some(first) = jobs.first().map(|job| Blocks::of(job.data))
+        && jobs.iter().all(|job| Blocks::of(job.data) == first)
+    {
+        for jobs in jobs.chunks_mut(N) {
+            // SAFETY: passed on; all are of so many blocks.
+            unsafe { alike::<H, N>(jobs, first, &mut tails) };
+        }
+        return;
+    }
     let mut digests = [[0; BURST]; WORDS_MAX];
     drive(&mut Inner::<H, N> {
         waiting: longest_first(jobs.iter().map(|job| job.data.len())),
@@ -125,6 +134,58 @@ pub(super) unsafe fn tags<H: Hash<N>, const N: usize>(jobs: &mut [MacLane<'_>]) 
         // SAFETY: passed on.
         unsafe { outer::<H, N>(jobs, &digests) };
     }
+}
+
+/// Blocks of a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Blocks {
+    /// Those that are all data.
+    whole: usize,
+    /// Those with padding and length.
+    tail: usize,
+}
+
+impl Blocks {
+    #[inline(always)]
+    fn of(data: &[u8]) -> Self {
+        Self { whole: data.len() / 64, tail: if data.len() % 64 < LENGTH_AT { 1 } else { 2 } }
+    }
+}
+
+/// Computes the tags of up to `N` jobs that are all of so many blocks: nothing is to be begun while others go on.
+///
+/// # Safety
+/// They must be, and the CPU must have the features that `H` is for.
+#[inline(always)]
+unsafe fn alike<H: Hash<N>, const N: usize>(
+    jobs: &mut [MacLane<'_>],
+    blocks: Blocks,
+    tails: &mut [[Chunk; 2]; N],
+) {
+    let mut state = State::idle();
+    // An idle lane reads what the first one does.
+    state.at = [jobs[0].data.as_ptr().cast(); N];
+    for (lane, job) in jobs.iter().enumerate() {
+        if let Some((inner, _)) = H::pads(job.keys) {
+            state.load(lane, inner);
+            state.at[lane] = job.data.as_ptr().cast();
+        }
+    }
+    if blocks.whole > 0 {
+        // SAFETY: every lane points to the data of a job that has so many; the caller vouches for the features.
+        unsafe { H::compress(&mut state, blocks.whole) };
+    }
+    for ((job, tail), at) in jobs.iter().zip(&mut *tails).zip(&mut state.at) {
+        let bits = (64 + job.data.len() as u64) * 8;
+        // SAFETY: the caller vouches for the features.
+        unsafe { H::pad(job.data.as_chunks::<64>().1, bits, tail) };
+        *at = tail.as_ptr();
+    }
+    state.at[jobs.len()..].fill(tails[0].as_ptr());
+    // SAFETY: every lane points to a tail, which is of two blocks; the caller vouches for the features.
+    unsafe { H::compress(&mut state, blocks.tail) };
+    // SAFETY: passed on.
+    unsafe { outer::<H, N>(jobs, &state.words) };
 }
 
 /// Hashes the inner digests of up to `N` jobs under their outer keys.
