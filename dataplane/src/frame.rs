@@ -113,6 +113,8 @@ pub const TAILROOM: usize = 64;
 #[derive(Debug, Clone, Copy, Default, FromBytes)]
 #[repr(C, align(64))]
 pub struct Meta {
+    /// Destination of an IPv4 packet to be forwarded, as a big-endian number.
+    pub(crate) destination: u32,
     /// Outer source address of a packet from a tunnel, as a big-endian number.
     pub(crate) outer_source: u32,
     /// The peer it came from; valid with [`Meta::FROM_PEER`].
@@ -131,6 +133,8 @@ pub struct Meta {
     pub(crate) gre_protocol: u16,
     /// The port it came in by, or is to leave by with [`Meta::FRAMED`].
     pub(crate) port: u16,
+    /// Congestion notification bits of the outer header of a packet from a tunnel.
+    pub(crate) outer_ecn: u8,
     /// Bits below.
     pub(crate) flags: u8,
     /// An [`Entry`].
@@ -171,6 +175,10 @@ impl Meta {
     pub(crate) const FRAMED: u8 = 8;
     /// Has the outer headers of a tunnel.
     pub(crate) const ENCAPSULATED: u8 = 16;
+    /// Came in the clear by a port that protected tunnels run over.
+    pub(crate) const FROM_UNDERLAY: u8 = 32;
+    /// Is ESP in UDP.
+    pub(crate) const IN_UDP: u8 = 64;
 
     /// For a packet that enters at `entry`.
     pub(crate) fn entering(entry: Entry) -> Self {

@@ -37,7 +37,7 @@ enum Buffered<B> {
 }
 
 fn buffer<P: Pool>(inject: &Inject, pool: &mut P) -> Buffered<P::Buffer> {
-    let (bytes, meta) = match inject {
+    let (bytes, mut meta) = match inject {
         Inject::Frame { port, frame } => {
             (frame, Meta { port: port.0, flags: Meta::FRAMED | Meta::OWN, ..Meta::entering(Entry::Egress) })
         }
@@ -53,10 +53,13 @@ fn buffer<P: Pool>(inject: &Inject, pool: &mut P) -> Buffered<P::Buffer> {
         }
     };
     // What the other stages have been promised: a whole IPv4 packet and nothing behind it.
-    if matches!(inject, Inject::Packet(_) | Inject::Multicast { .. })
-        && !ipv4::Packet::parse(bytes).is_ok_and(|ip| usize::from(ip.header.total_length()) == bytes.len())
-    {
-        return Buffered::No(DropReason::Ipv4Header);
+    if matches!(inject, Inject::Packet(_) | Inject::Multicast { .. }) {
+        match ipv4::Packet::parse(bytes) {
+            Ok(ip) if usize::from(ip.header.total_length()) == bytes.len() => {
+                meta.destination = ip.header.destination().to_bits();
+            }
+            _ => return Buffered::No(DropReason::Ipv4Header),
+        }
     }
     let Some(mut packet) = pool.alloc() else { return Buffered::No(DropReason::NoBuffer) };
     let Some(room) = packet.append(bytes.len()) else { return Buffered::No(DropReason::NoRoom) };

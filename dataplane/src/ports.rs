@@ -47,11 +47,8 @@ impl<L: Link> Ports<L> {
         let Some(queue) = self.queues.get_mut(usize::from(port.0)) else {
             return self.counters.count_drop(DropReason::NoPort);
         };
-        if queue.waiting.is_full() {
-            queue.send(&self.counters);
-        }
-        if queue.waiting.try_push(packet).is_err() {
-            self.counters.count_drop(DropReason::TxFull);
+        if let Err(full) = queue.waiting.try_push(packet) {
+            queue.send_and_push(full.element(), &self.counters);
         }
     }
 
@@ -77,6 +74,15 @@ impl<L: Link> Queue<L> {
         }
         for packet in received {
             packet.meta_mut().arrive(self.port);
+        }
+    }
+
+    /// Makes room for a packet, if that can be.
+    #[cold]
+    fn send_and_push(&mut self, packet: L::Buffer, counters: &Counters) {
+        self.send(counters);
+        if self.waiting.try_push(packet).is_err() {
+            counters.count_drop(DropReason::TxFull);
         }
     }
 

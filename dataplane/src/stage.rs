@@ -12,7 +12,7 @@ pub(crate) mod replicate;
 
 use arrayvec::ArrayVec;
 use dmvpn_esp::prefetch;
-use dmvpn_tables::{Path, Peer, PeerId, PuntReason, Snapshot};
+use dmvpn_tables::{Neighbor, NeighborId, Path, Peer, PeerId, PuntReason, Snapshot};
 
 use crate::counters::{Counters, DropReason};
 use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, Pool};
@@ -34,7 +34,15 @@ pub(crate) struct Context<'a, P: Pool> {
     pub(crate) now: u64,
 }
 
-impl<P: Pool> Context<'_, P> {
+impl<'a, P: Pool> Context<'a, P> {
+    /// The slot of a neighbor; its cache line is asked for.
+    #[inline]
+    pub(crate) fn neighbor(&self, id: NeighborId) -> &'a Option<Neighbor> {
+        let slot = self.snapshot.neighbors.get(id.0 as usize).unwrap_or(&None);
+        prefetch(slot, 1);
+        slot
+    }
+
     /// Counts a packet that goes no further. The packet itself is dropped by whoever calls this.
     pub(crate) fn count_drop(&self, reason: DropReason) {
         self.counters.count_drop(reason);
@@ -91,13 +99,19 @@ pub(crate) struct Frames<'a, B> {
     /// Handed over, injected or copied, for the peer in the meta data.
     pub(crate) to_peer: Frame<B>,
     pub(crate) encrypt: Frame<ForPeer<'a, B>>,
-    pub(crate) egress: Frame<B>,
+    pub(crate) egress: Frame<ForNeighbor<'a, B>>,
 }
 
 /// A packet, and the peer that it goes to, if that is still there.
 pub(crate) struct ForPeer<'a, B> {
     pub(crate) packet: B,
     pub(crate) peer: Option<&'a Peer>,
+}
+
+/// A finished packet, and the slot of the neighbor that it goes to; that of none if it has its Ethernet header already.
+pub(crate) struct ForNeighbor<'a, B> {
+    pub(crate) packet: B,
+    pub(crate) neighbor: &'a Option<Neighbor>,
 }
 
 impl<B: Buffer> Frames<'_, B> {
@@ -123,24 +137,22 @@ impl<B: Buffer> Frames<'_, B> {
 /// from the first, and so are their SAs.
 pub(crate) fn find_peers(
     snapshot: &Snapshot,
-    ids: impl Iterator<Item = Option<PeerId>>,
+    ids: impl Iterator<Item = PeerId>,
 ) -> ArrayVec<Option<&Peer>, FRAME_SIZE> {
     let mut slots = ArrayVec::<_, FRAME_SIZE>::new();
     for id in ids {
-        let slot = id.and_then(|id| Some((id, snapshot.peers.get(id.index())?)));
-        if let Some((_, slot)) = slot {
-            prefetch(slot, 1);
-        }
-        slots.push(slot);
+        let slot = snapshot.peers.get(id.index()).unwrap_or(&None);
+        prefetch(slot, 1);
+        slots.push((id, slot));
     }
-    for (_, slot) in slots.iter().flatten() {
+    for (_, slot) in &slots {
         if let Some(peer) = slot {
             prefetch(&**peer, size_of::<Peer>());
         }
     }
     let mut peers = ArrayVec::new();
-    for slot in &slots {
-        let peer = slot.as_ref().and_then(|&(id, slot)| slot.as_deref().filter(|peer| peer.id() == id));
+    for &(id, slot) in &slots {
+        let peer = slot.as_deref().filter(|peer| peer.id() == id);
         if let Some(peer) = peer
             && let Path::Esp { sa, .. } = peer.path()
         {

@@ -28,6 +28,12 @@ impl<'a> OwnAddresses<'a> {
     fn contain(self, address: Ipv4Addr) -> bool {
         self.bits & bit(address) != 0 && owns(self.snapshot, address)
     }
+
+    /// Whether an address is one that tunnels end at.
+    #[inline]
+    pub(crate) fn end_tunnels(self, address: Ipv4Addr) -> bool {
+        self.bits & bit(address) != 0 && self.snapshot.tunnels.iter().any(|tunnel| tunnel.local == address)
+    }
 }
 
 /// One bit of 64 for an address (Fibonacci hashing).
@@ -44,14 +50,43 @@ fn owns(snapshot: &Snapshot, address: Ipv4Addr) -> bool {
 }
 
 /// Why a packet with these addresses goes no further, if so (RFC 1812 sections 5.3.7 and 4.2.2.11).
-#[inline]
+#[inline(always)]
 pub(crate) fn addresses(own: OwnAddresses<'_>, header: &Header) -> Option<DropReason> {
     let (source, destination) = (header.source(), header.destination());
-    if matches!(source.octets()[0], 0 | 127 | 224..) {
-        return Some(DropReason::MartianSource);
-    }
-    if matches!(destination.octets()[0], 0 | 127 | 240..) && !destination.is_broadcast() {
-        return Some(DropReason::MartianDestination);
+    if unfit(source) & AS_SOURCE | unfit(destination) & AS_DESTINATION != 0
+        && let Some(reason) = martian(source, destination)
+    {
+        return Some(reason);
     }
     own.contain(source).then_some(DropReason::OwnSource)
 }
+
+/// The same for addresses of which one is unfit by its first octet.
+#[cold]
+fn martian(source: Ipv4Addr, destination: Ipv4Addr) -> Option<DropReason> {
+    if unfit(source) & AS_SOURCE != 0 {
+        return Some(DropReason::MartianSource);
+    }
+    (!destination.is_broadcast()).then_some(DropReason::MartianDestination)
+}
+
+/// What an address cannot be.
+#[inline]
+fn unfit(address: Ipv4Addr) -> u8 {
+    UNFIT[usize::from(address.octets()[0])]
+}
+
+const AS_SOURCE: u8 = 1;
+const AS_DESTINATION: u8 = 2;
+/// What addresses cannot be, by their first octet.
+static UNFIT: [u8; 256] = {
+    let mut unfit = [0; 256];
+    unfit[0] = AS_SOURCE | AS_DESTINATION;
+    unfit[127] = AS_SOURCE | AS_DESTINATION;
+    let mut octet = 224;
+    while octet < 256 {
+        unfit[octet] = if octet < 240 { AS_SOURCE } else { AS_SOURCE | AS_DESTINATION };
+        octet += 1;
+    }
+    unfit
+};

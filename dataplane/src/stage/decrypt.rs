@@ -8,8 +8,8 @@ use dmvpn_tables::{Inbound, Mode, PuntReason, Snapshot};
 use dmvpn_wire::{IpProtocol, View, esp::Header as EspHeader, ipv4, udp};
 
 use crate::counters::DropReason;
-use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, Pool};
-use crate::stage::gre::{self, Next, Outer};
+use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, Meta, Pool};
+use crate::stage::gre::{self, Next};
 use crate::stage::{Context, Frames};
 
 /// What becomes of an ESP packet before it is opened. After that it is [`Next`] as for GRE in the clear:
@@ -42,12 +42,11 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
     // The others can begin with theirs.
     cx.handoff.send(cx.counters);
 
-    let mut contents = ArrayVec::new();
-    open(&mut batch, &sas, &mut contents);
-    for ((mut packet, inbound), content) in batch.drain(..).zip(&sas).zip(&contents) {
-        let next = match *content {
-            Ok(content) => finish(cx, inbound, content, &mut packet),
-            Err(error) => Next::Drop(drop_reason(error)),
+    let opened = open(&mut batch, &sas);
+    for ((mut packet, inbound), opened) in batch.drain(..).zip(&sas).zip(&opened) {
+        let next = match opened {
+            Ok(opened) => finish(cx, inbound, opened, &mut packet),
+            Err(error) => Next::Drop(drop_reason(*error)),
         };
         match next {
             Next::Forward => frames.forward.push(packet),
@@ -67,7 +66,6 @@ fn find_entries<'a, B: Buffer>(
     for packet in packets {
         let slot = snapshot.inbound_slot(packet.meta().spi);
         if let Some(slot) = slot {
-            // Once more: ingress has asked for it, but not for that of a packet from another worker.
             prefetch(slot, 1);
         }
         slots.push(slot);
@@ -88,16 +86,14 @@ fn find_entries<'a, B: Buffer>(
 
 #[inline(always)]
 fn find<'a, P: Pool>(cx: &mut Context<'a, P>, entry: Option<&'a Inbound>, packet: &P::Buffer) -> Found<'a> {
-    let (bytes, spi) = (packet.bytes(), packet.meta().spi);
-    let Ok((header, _)) = ipv4::Header::view(bytes) else { return Found::Drop(DropReason::EspLength) };
+    let meta = packet.meta();
     // What was in the slot before has another SPI.
-    let Some(inbound) = entry.filter(|entry| entry.sa.spi() == spi) else {
-        let head = &bytes[..bytes.len().min(header.header_len() + EspHeader::LEN)];
-        cx.report(PuntReason::UnknownSpi { spi }, header.source().to_bits(), head);
+    let Some(inbound) = entry.filter(|entry| entry.sa.spi() == meta.spi) else {
+        report_unknown(cx, packet);
         return Found::Drop(DropReason::UnknownSpi);
     };
     // The SA was negotiated for one encapsulation. A NAT in between would have broken the other one.
-    if inbound.udp.is_some() != (header.protocol() == IpProtocol::UDP) {
+    if inbound.udp.is_some() != meta.has(Meta::IN_UDP) {
         return Found::Drop(DropReason::EspEncapsulation);
     }
     match cx.handoff.owner(inbound.peer) {
@@ -106,33 +102,27 @@ fn find<'a, P: Pool>(cx: &mut Context<'a, P>, entry: Option<&'a Inbound>, packet
     }
 }
 
-/// What ESP protected.
-#[derive(Clone, Copy)]
-struct Content {
-    /// Bytes of the packet.
-    start: u16,
-    end: u16,
-    protocol: u8,
+/// Tells the control thread of an SPI that is none of ours.
+#[cold]
+fn report_unknown<P: Pool>(cx: &mut Context<'_, P>, packet: &P::Buffer) {
+    let (bytes, spi) = (packet.bytes(), packet.meta().spi);
+    let Ok((header, _)) = ipv4::Header::view(bytes) else { return };
+    let head = &bytes[..bytes.len().min(header.header_len() + EspHeader::LEN)];
+    cx.report(PuntReason::UnknownSpi { spi }, header.source().to_bits(), head);
 }
 
-/// Runs a batch through ESP, in place; what was in each packet.
+/// Runs a batch through ESP, in place; what became of each packet.
 fn open<B: Buffer>(
     batch: &mut Frame<B>,
     sas: &[&Inbound],
-    contents: &mut ArrayVec<Result<Content, OpenError>, FRAME_SIZE>,
-) {
+) -> ArrayVec<Result<Opened, OpenError>, FRAME_SIZE> {
     let mut jobs = ArrayVec::<OpenJob<'_>, FRAME_SIZE>::new();
     for (packet, inbound) in batch.iter_mut().zip(sas) {
         let offset = usize::from(packet.meta().esp_offset);
         jobs.push(OpenJob::new(&inbound.sa, packet.bytes_mut().get_mut(offset..).unwrap_or_default()));
     }
     esp::open(&mut jobs);
-    contents.extend(jobs.iter().map(|job| {
-        let Opened { offset, len, next_header } = job.result()?;
-        // The packet is no longer than IPv4 can be.
-        let short = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
-        Ok(Content { start: short(offset), end: short(offset + len), protocol: next_header })
-    }));
+    jobs.iter().map(OpenJob::result).collect()
 }
 
 fn drop_reason(error: OpenError) -> DropReason {
@@ -149,24 +139,21 @@ fn drop_reason(error: OpenError) -> DropReason {
 fn finish<P: Pool>(
     cx: &mut Context<'_, P>,
     inbound: &Inbound,
-    content: Content,
+    opened: &Opened,
     packet: &mut P::Buffer,
 ) -> Next {
-    if content.protocol == esp::DUMMY {
+    if opened.is_dummy() {
         return Next::Drop(DropReason::EspDummy);
     }
-    let offset = usize::from(packet.meta().esp_offset);
-    let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
-        return Next::Drop(DropReason::EspLength);
-    };
-    let mut outer = Outer { source: header.source(), ecn: header.ecn(), peer: Some(inbound.peer) };
-    report_move(cx, inbound, &outer, offset, packet);
-
-    let mut inside = offset + usize::from(content.start)..offset + usize::from(content.end);
+    if inbound.remote.to_bits() != packet.meta().outer_source || inbound.udp.is_some() {
+        report_move(cx, inbound, packet);
+    }
+    let start = usize::from(packet.meta().esp_offset) + opened.offset;
+    let mut content = start..start + opened.len;
     match inbound.mode {
-        Mode::Transport if content.protocol == IpProtocol::GRE.0 => {}
-        Mode::Tunnel { source, destination } if content.protocol == IpProtocol::IPV4.0 => {
-            let Some(Ok(ip)) = packet.bytes().get(inside.clone()).map(ipv4::Packet::parse) else {
+        Mode::Transport if opened.next_header == IpProtocol::GRE.0 => {}
+        Mode::Tunnel { source, destination } if opened.next_header == IpProtocol::IPV4.0 => {
+            let Some(Ok(ip)) = packet.bytes().get(content.clone()).map(ipv4::Packet::parse) else {
                 return Next::Drop(DropReason::EspInnerHeader);
             };
             let header = ip.header;
@@ -178,39 +165,36 @@ fn finish<P: Pool>(
             if !negotiated {
                 return Next::Drop(DropReason::EspInnerHeader);
             }
-            let Some(ecn) = gre::ecn_inside(header.ecn(), outer.ecn) else {
+            // More may follow, to hide the length (RFC 4303 section 2.7).
+            content = start + header.header_len()..start + usize::from(header.total_length());
+            let Some(ecn) = gre::ecn_inside(header.ecn(), packet.meta().outer_ecn) else {
                 return Next::Drop(DropReason::EcnCongestion);
             };
-            outer.ecn = ecn;
-            // More may follow, to hide the length (RFC 4303 section 2.7).
-            inside = inside.start + header.header_len()..inside.start + usize::from(header.total_length());
+            packet.meta_mut().outer_ecn = ecn;
         }
         _ => return Next::Drop(DropReason::EspNextHeader),
     }
     match cx.snapshot.tunnels.get(usize::from(inbound.tunnel.0)) {
-        Some(tunnel) => gre::pop(cx.own, tunnel, &outer, packet, inside),
+        Some(tunnel) => gre::pop(cx.own, tunnel, Some(inbound.peer), packet, content),
         None => Next::Drop(DropReason::NoTunnel),
     }
 }
 
 /// Tells the control thread if the peer's address or port is another than the SA knows. Only the newest packet counts:
 /// one that somebody held back and sends from elsewhere must not move the peer back.
-fn report_move<P: Pool>(
-    cx: &mut Context<'_, P>,
-    inbound: &Inbound,
-    outer: &Outer,
-    offset: usize,
-    packet: &P::Buffer,
-) {
+#[inline(never)]
+fn report_move<P: Pool>(cx: &mut Context<'_, P>, inbound: &Inbound, packet: &P::Buffer) {
+    let offset = usize::from(packet.meta().esp_offset);
     let Ok((esp, _)) = EspHeader::view(packet.bytes().get(offset..).unwrap_or_default()) else { return };
+    let source = packet.meta().outer_source.into();
     let port = inbound.udp.map(|expected| {
         let udp = offset.checked_sub(udp::Header::LEN).and_then(|start| packet.bytes().get(start..));
         let seen = udp.and_then(|bytes| udp::Header::view(bytes).ok()).map(|(udp, _)| udp.source_port());
         (seen.unwrap_or(expected.remote), expected.remote)
     });
-    let moved = outer.source != inbound.remote || port.is_some_and(|(seen, expected)| seen != expected);
+    let moved = inbound.remote != source || port.is_some_and(|(seen, expected)| seen != expected);
     if moved && esp.sequence() == inbound.sa.sequence() {
-        let to = SocketAddrV4::new(outer.source, port.map_or(0, |(seen, _)| seen));
+        let to = SocketAddrV4::new(source, port.map_or(0, |(seen, _)| seen));
         cx.report(PuntReason::PeerMoved { peer: inbound.peer, to }, inbound.peer.0, &[]);
     }
 }

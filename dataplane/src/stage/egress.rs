@@ -1,23 +1,23 @@
 //! Egress: onto a link.
 
 use dmvpn_tables::{Neighbor, NeighborId, PortId, PortInfo, PuntReason};
-use dmvpn_wire::{EtherType, View, eth, ipv4};
+use dmvpn_wire::{EtherType, MacAddr, View, eth, ipv4};
 
 use crate::counters::DropReason;
 use crate::frame::{Buffer, Frame, Meta, Pool};
 use crate::link::Link;
 use crate::ports::Ports;
-use crate::stage::Context;
 use crate::stage::fragment::fragment;
+use crate::stage::{Context, ForNeighbor};
 
 /// What becomes of a finished packet.
 enum Next<'a> {
     /// Onto the link of a port.
     Transmit(PortId),
-    /// The same, with an Ethernet header between two stations.
-    Frame(&'a Neighbor, &'a PortInfo),
+    /// The same, with an Ethernet header in front.
+    Frame(Onto<'a>),
     /// The same, but it has to be cut to the port's MTU first.
-    Fragment(&'a Neighbor, &'a PortInfo),
+    Fragment(Onto<'a>),
     /// To the control thread, which resolves the next hop or answers that the packet is too large; unless there were many
     /// about the same thing.
     PuntLimited(PuntReason, u32, DropReason),
@@ -25,67 +25,85 @@ enum Next<'a> {
     Drop(DropReason),
 }
 
+/// A station on the link of a port.
+#[derive(Clone, Copy)]
+struct Onto<'a> {
+    station: &'a MacAddr,
+    number: PortId,
+    port: &'a PortInfo,
+}
+
 /// Queues all packets of the batch on their ports.
 pub(crate) fn run<P: Pool, L: Link<Buffer = P::Buffer>>(
     cx: &mut Context<'_, P>,
-    packets: &mut Frame<P::Buffer>,
+    packets: &mut Frame<ForNeighbor<'_, P::Buffer>>,
     ports: &mut Ports<L>,
 ) {
-    for packet in packets.drain(..) {
-        match classify(cx, &packet) {
+    for ForNeighbor { packet, neighbor } in packets.drain(..) {
+        match classify(cx, neighbor, &packet) {
             Next::Transmit(port) => ports.queue(port, packet),
-            Next::Frame(neighbor, port) => transmit(cx, neighbor, port, packet, ports),
-            Next::Fragment(neighbor, port) => cut(cx, neighbor, port, packet, ports),
+            Next::Frame(onto) => transmit(cx, onto, packet, ports),
+            Next::Fragment(onto) => cut(cx, onto, packet, ports),
             Next::PuntLimited(reason, key, otherwise) => cx.punt_limited(reason, key, packet, otherwise),
             Next::Drop(reason) => cx.count_drop(reason),
         }
     }
 }
 
-#[inline]
-fn classify<'a, P: Pool>(cx: &Context<'a, P>, packet: &P::Buffer) -> Next<'a> {
-    let meta = packet.meta();
-    if meta.has(Meta::FRAMED) {
-        return Next::Transmit(PortId(meta.port));
-    }
-    let id = NeighborId(meta.neighbor);
-    let Some(neighbor) = cx.snapshot.neighbors.get(id.0 as usize).and_then(Option::as_ref) else {
-        return Next::Drop(DropReason::NoNeighbor);
+#[inline(always)]
+fn classify<'a, P: Pool>(
+    cx: &Context<'a, P>,
+    neighbor: &'a Option<Neighbor>,
+    packet: &P::Buffer,
+) -> Next<'a> {
+    let Some(neighbor) = neighbor else {
+        let meta = packet.meta();
+        let framed = meta.has(Meta::FRAMED);
+        return if framed { Next::Transmit(PortId(meta.port)) } else { Next::Drop(DropReason::NoNeighbor) };
     };
     let Some(port) = cx.snapshot.ports.get(usize::from(neighbor.port.0)) else {
         return Next::Drop(DropReason::NoPort);
     };
-    let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
-        return Next::Drop(DropReason::Ipv4Header);
-    };
     let too_large = packet.len() > usize::from(port.mtu);
-    if too_large && header.dont_fragment() {
-        if meta.has(Meta::ENCAPSULATED) {
-            return Next::Drop(DropReason::OuterTooLarge);
-        }
-        let reason = PuntReason::FragmentationNeeded { mtu: port.mtu };
-        return Next::PuntLimited(reason, header.source().to_bits(), DropReason::FragmentationNeeded);
+    if too_large && let Some(next) = not_to_be_cut(port, packet) {
+        return next;
     }
-    if neighbor.mac.is_none() {
-        let reason = PuntReason::NeighborUnresolved { neighbor: id };
-        return Next::PuntLimited(reason, id.0, DropReason::NeighborUnresolved);
+    let Some(station) = &neighbor.mac else {
+        let neighbor = NeighborId(packet.meta().neighbor);
+        let reason = PuntReason::NeighborUnresolved { neighbor };
+        return Next::PuntLimited(reason, neighbor.0, DropReason::NeighborUnresolved);
+    };
+    let onto = Onto { station, number: neighbor.port, port };
+    if too_large { Next::Fragment(onto) } else { Next::Frame(onto) }
+}
+
+/// What becomes of a packet that is too large for its port, if it is not to be cut.
+#[cold]
+fn not_to_be_cut<'a, B: Buffer>(port: &PortInfo, packet: &B) -> Option<Next<'a>> {
+    let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
+        return Some(Next::Drop(DropReason::Ipv4Header));
+    };
+    if !header.dont_fragment() {
+        return None;
     }
-    if too_large { Next::Fragment(neighbor, port) } else { Next::Frame(neighbor, port) }
+    if packet.meta().has(Meta::ENCAPSULATED) {
+        return Some(Next::Drop(DropReason::OuterTooLarge));
+    }
+    let reason = PuntReason::FragmentationNeeded { mtu: port.mtu };
+    Some(Next::PuntLimited(reason, header.source().to_bits(), DropReason::FragmentationNeeded))
 }
 
 /// Queues a packet behind an Ethernet header.
-#[inline]
+#[inline(always)]
 fn transmit<P: Pool, L: Link<Buffer = P::Buffer>>(
     cx: &Context<'_, P>,
-    neighbor: &Neighbor,
-    port: &PortInfo,
+    onto: Onto<'_>,
     mut packet: P::Buffer,
     ports: &mut Ports<L>,
 ) {
-    let header = neighbor.mac.map(|mac| eth::Header::new(mac, port.mac, EtherType::IPV4));
-    let room = packet.prepend(eth::Header::LEN);
-    match header.zip(room).and_then(|(header, room)| header.emit(room).map(drop)) {
-        Some(()) => ports.queue(neighbor.port, packet),
+    let header = eth::Header::new(*onto.station, onto.port.mac, EtherType::IPV4);
+    match packet.prepend(eth::Header::LEN).and_then(|room| header.emit(room)) {
+        Some(_) => ports.queue(onto.number, packet),
         None => cx.count_drop(DropReason::NoRoom),
     }
 }
@@ -94,16 +112,15 @@ fn transmit<P: Pool, L: Link<Buffer = P::Buffer>>(
 #[cold]
 fn cut<P: Pool, L: Link<Buffer = P::Buffer>>(
     cx: &mut Context<'_, P>,
-    neighbor: &Neighbor,
-    port: &PortInfo,
+    onto: Onto<'_>,
     packet: P::Buffer,
     ports: &mut Ports<L>,
 ) {
     let mut fragments = Frame::new();
-    if let Some(reason) = fragment(cx.pool, packet, port.mtu, &mut fragments) {
+    if let Some(reason) = fragment(cx.pool, packet, onto.port.mtu, &mut fragments) {
         return cx.count_drop(reason);
     }
     for piece in fragments {
-        transmit(cx, neighbor, port, piece, ports);
+        transmit(cx, onto, piece, ports);
     }
 }

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 use dmvpn_esp::{self as esp, OutboundSa, SealError, SealJob};
-use dmvpn_tables::{Encapsulation, Path, Peer, PeerId, PuntReason, Snapshot, Variable};
+use dmvpn_tables::{Encapsulation, Neighbor, Path, Peer, PeerId, PuntReason, Snapshot, Variable};
 use dmvpn_wire::{EtherType, View, eth, ipv4};
 
 use crate::counters::DropReason;
@@ -10,7 +10,7 @@ use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, HEADROOM, Meta, Pool};
 use crate::link::Link;
 use crate::ports::Ports;
 use crate::stage::fragment::fragment;
-use crate::stage::{Context, ForPeer, Frames, egress, find_peers};
+use crate::stage::{Context, ForNeighbor, ForPeer, Frames, egress, find_peers};
 
 /// What becomes of a packet for a peer.
 enum Next<'a> {
@@ -40,11 +40,12 @@ struct Batch<'a, B> {
     seals: ArrayVec<Seal<'a>, FRAME_SIZE>,
 }
 
-/// Parameters of a [`SealJob`].
+/// Parameters of a [`SealJob`], and where the packet goes afterwards.
 struct Seal<'a> {
     sa: &'a OutboundSa,
     payload_len: usize,
     next_header: u8,
+    neighbor: &'a Option<Neighbor>,
 }
 
 /// Encapsulates and seals all packets of the batch that this worker owns the SAs of, and hands over the others. Because
@@ -80,7 +81,7 @@ pub(crate) fn run<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
 
 /// Finds the peers of packets that do not come from the forward stage.
 fn find<'a, B: Buffer>(snapshot: &'a Snapshot, frames: &mut Frames<'a, B>) {
-    let peers = find_peers(snapshot, frames.to_peer.iter().map(|packet| Some(PeerId(packet.meta().to_peer))));
+    let peers = find_peers(snapshot, frames.to_peer.iter().map(|packet| PeerId(packet.meta().to_peer)));
     for (packet, peer) in frames.to_peer.drain(..).zip(peers) {
         packet.prefetch_headroom();
         frames.encrypt.push(ForPeer { packet, peer });
@@ -127,12 +128,13 @@ fn encapsulate<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
     peer: &'a Peer,
     mut packet: P::Buffer,
     batch: &mut Batch<'a, P::Buffer>,
-    out: &mut Frame<P::Buffer>,
+    out: &mut Frame<ForNeighbor<'a, P::Buffer>>,
     ports: &mut Ports<L>,
 ) {
     let Some(payload_len) = push_headers(cx, peer, &mut packet) else {
         return cx.count_drop(DropReason::NoRoom);
     };
+    let neighbor = cx.neighbor(peer.neighbor());
     match peer.path() {
         Path::Esp { sa, .. } => {
             if batch.packets.is_full() {
@@ -141,9 +143,10 @@ fn encapsulate<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
             // They arrive while headers go around the next packets.
             sa.prefetch_keys();
             batch.packets.push(packet);
-            batch.seals.push(Seal { sa, payload_len, next_header: peer.encapsulation().next_header().0 });
+            let next_header = peer.encapsulation().next_header().0;
+            batch.seals.push(Seal { sa, payload_len, next_header, neighbor });
         }
-        Path::Clear => send(cx, packet, out, ports),
+        Path::Clear => send(cx, ForNeighbor { packet, neighbor }, out, ports),
     }
 }
 
@@ -154,7 +157,7 @@ fn cut<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
     peer: &'a Peer,
     packet: P::Buffer,
     batch: &mut Batch<'a, P::Buffer>,
-    out: &mut Frame<P::Buffer>,
+    out: &mut Frame<ForNeighbor<'a, P::Buffer>>,
     ports: &mut Ports<L>,
 ) {
     let mut fragments = Frame::new();
@@ -199,10 +202,10 @@ fn variable(protocol: EtherType, packet: &[u8], identification: u16) -> Variable
 
 /// Moves a finished packet to `out`, which is sent first if it is full.
 #[inline]
-fn send<P: Pool, L: Link<Buffer = P::Buffer>>(
-    cx: &mut Context<'_, P>,
-    packet: P::Buffer,
-    out: &mut Frame<P::Buffer>,
+fn send<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
+    cx: &mut Context<'a, P>,
+    packet: ForNeighbor<'a, P::Buffer>,
+    out: &mut Frame<ForNeighbor<'a, P::Buffer>>,
     ports: &mut Ports<L>,
 ) {
     if out.is_full() {
@@ -211,19 +214,18 @@ fn send<P: Pool, L: Link<Buffer = P::Buffer>>(
     out.push(packet);
 }
 
-impl<B: Buffer> Batch<'_, B> {
+impl<'a, B: Buffer> Batch<'a, B> {
     /// Seals what is in it, moves that to `out`, and leaves it empty.
     fn seal<P: Pool<Buffer = B>, L: Link<Buffer = B>>(
         &mut self,
-        cx: &mut Context<'_, P>,
-        out: &mut Frame<B>,
+        cx: &mut Context<'a, P>,
+        out: &mut Frame<ForNeighbor<'a, B>>,
         ports: &mut Ports<L>,
     ) {
         let results = self.run_esp();
-        self.seals.clear();
-        for (packet, result) in self.packets.drain(..).zip(&results) {
+        for ((packet, seal), result) in self.packets.drain(..).zip(self.seals.drain(..)).zip(&results) {
             match *result {
-                Ok(()) => send(cx, packet, out, ports),
+                Ok(()) => send(cx, ForNeighbor { packet, neighbor: seal.neighbor }, out, ports),
                 Err(SealError::SequenceExhausted) => cx.count_drop(DropReason::SequenceExhausted),
                 Err(SealError::Pending | SealError::Length) => cx.count_drop(DropReason::NoRoom),
             }

@@ -3,19 +3,20 @@
 use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
-use dmvpn_tables::{Adjacency, AdjacencyId, Peer, PeerId, PuntReason, Snapshot, TunnelId};
+use dmvpn_esp::prefetch;
+use dmvpn_tables::{Adjacency, AdjacencyId, NeighborId, Peer, PeerId, PuntReason, Snapshot, TunnelId};
 use dmvpn_wire::{EtherType, View, ipv4};
 
 use crate::counters::DropReason;
 use crate::frame::{Buffer, FRAME_SIZE, Meta, Pool};
-use crate::stage::{Context, ForPeer, Frames, find_peers};
+use crate::stage::{Context, ForNeighbor, ForPeer, Frames, find_peers};
 
 /// What becomes of an IPv4 packet.
 pub(crate) enum Next {
     /// To a peer; which one is in the meta data.
     Encrypt,
-    /// To a neighbor; which one is in the meta data.
-    Egress,
+    /// To a neighbor.
+    Egress(NeighborId),
     /// To the control thread.
     Punt(PuntReason),
     /// To the control thread, unless there were many about the same destination or source.
@@ -26,18 +27,25 @@ pub(crate) enum Next {
 
 /// Bytes of a packet, after its IPv4 header, that the control thread gets to see of one that goes its own way.
 const HEAD: usize = 64;
+/// Multicast and broadcast addresses begin with this octet or a higher one.
+const FIRST_OF_MULTICAST: u8 = 224;
 
 /// Looks up all packets of the batch.
 pub(crate) fn run<'a, P: Pool>(cx: &mut Context<'a, P>, frames: &mut Frames<'a, P::Buffer>) {
     let ways = look_up(cx.snapshot, &frames.forward);
-    let peers = find_peers(cx.snapshot, ways.iter().map(Adjacency::peer));
-    for ((mut packet, &way), &peer) in frames.forward.drain(..).zip(&ways).zip(&peers) {
+    let peers = find_peers(cx.snapshot, ways.iter().filter_map(|way| way.peer()));
+    let mut peers = peers.iter();
+    for (mut packet, way) in frames.forward.drain(..).zip(&ways) {
+        let peer = way.peer().and_then(|_| *peers.next()?);
         match route(cx, way, peer, &mut packet) {
             Next::Encrypt => {
                 packet.prefetch_headroom();
                 frames.encrypt.push(ForPeer { packet, peer });
             }
-            Next::Egress => frames.egress.push(packet),
+            Next::Egress(neighbor) => {
+                packet.meta_mut().neighbor = neighbor.0;
+                frames.egress.push(ForNeighbor { packet, neighbor: cx.neighbor(neighbor) });
+            }
             Next::Punt(reason) => cx.punter.punt(reason, packet),
             Next::PuntLimited(reason, otherwise) => {
                 let key = limit_key(&reason, packet.bytes());
@@ -50,59 +58,40 @@ pub(crate) fn run<'a, P: Pool>(cx: &mut Context<'a, P>, frames: &mut Frames<'a, 
 
 /// Where the destinations of a batch lead. What a step reads is asked for from all of them before it is read from the
 /// first.
-fn look_up<B: Buffer>(snapshot: &Snapshot, packets: &[B]) -> ArrayVec<Adjacency, FRAME_SIZE> {
-    let mut destinations = ArrayVec::<_, FRAME_SIZE>::new();
-    for packet in packets {
-        let header = ipv4::Header::view(packet.bytes());
-        destinations.push(header.map_or(Ipv4Addr::UNSPECIFIED, |(header, _)| header.destination()));
-    }
-    let mut found = [None; FRAME_SIZE];
-    snapshot.fib.lookup_batch(&destinations, &mut found);
-    let found = found.iter().take(packets.len());
-    for id in found.clone().flatten() {
-        snapshot.adjacencies.prefetch(id.0 as usize);
-    }
+fn look_up<'a, B: Buffer>(snapshot: &'a Snapshot, packets: &[B]) -> ArrayVec<&'a Adjacency, FRAME_SIZE> {
     let mut ways = ArrayVec::new();
-    for id in found {
-        let way = adjacency(snapshot, *id);
-        if let Adjacency::Neighbor(neighbor) = way {
-            snapshot.neighbors.prefetch(neighbor.0 as usize);
-        }
+    snapshot.fib.lookup_batch(packets.iter().map(|packet| packet.meta().destination.into()), |found| {
+        let way = adjacency(snapshot, found);
+        prefetch(way, 1);
         ways.push(way);
-    }
+    });
     ways
 }
 
 #[inline(always)]
 fn route<P: Pool>(
     cx: &mut Context<'_, P>,
-    way: Adjacency,
+    way: &Adjacency,
     peer: Option<&Peer>,
     packet: &mut P::Buffer,
 ) -> Next {
-    let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
-        return Next::Drop(DropReason::Ipv4Header);
-    };
-    let destination = header.destination();
-    if destination.is_multicast() {
-        return multicast(packet.meta());
+    let meta = packet.meta();
+    let destination = Ipv4Addr::from(meta.destination);
+    if destination.octets()[0] >= FIRST_OF_MULTICAST
+        && let Some(next) = to_many(meta, destination)
+    {
+        return next;
     }
-    if destination.is_broadcast() {
-        return Next::Drop(DropReason::NotForwarded);
-    }
-    if from_underlay(cx.snapshot, packet.meta()) && is_in_protected_tunnel(cx.snapshot, header.source()) {
+    if meta.has(Meta::FROM_UNDERLAY) && comes_from_protected_tunnel(cx.snapshot, packet.bytes()) {
         return Next::Drop(DropReason::SourceInTunnel);
     }
-    let (to, resolving) = match way {
+    let (to, resolving) = match *way {
+        Adjacency::Tunnel(to) => (to, None),
+        Adjacency::Neighbor(neighbor) => {
+            return if hop(packet) { Next::Egress(neighbor) } else { ttl_exceeded() };
+        }
         Adjacency::Local => return Next::Punt(PuntReason::Local { tunnel: packet.meta().arrived_by() }),
         Adjacency::Unreachable => return Next::PuntLimited(PuntReason::Unreachable, DropReason::Unreachable),
-        Adjacency::Neighbor(neighbor) => {
-            if !hop(packet) {
-                return ttl_exceeded();
-            }
-            packet.meta_mut().neighbor = neighbor.0;
-            return Next::Egress;
-        }
         // A packet that waits with the control thread comes back as one of our own, so the hop is counted here.
         Adjacency::Glean(port) => {
             if !hop(packet) {
@@ -117,56 +106,57 @@ fn route<P: Pool>(
             return Next::PuntLimited(PuntReason::Unresolved { tunnel, held: true }, DropReason::Unresolved);
         }
         Adjacency::Resolving { tunnel, via: Some(to) } => (to, Some(tunnel)),
-        Adjacency::Tunnel(to) => (to, None),
     };
 
     // Back to who sent it: both of us think that the other knows better. It would go to and fro until its TTL ends.
     if resolving.is_some() && came_from(packet.meta(), to, peer) {
         return Next::PuntLimited(PuntReason::Unreachable, DropReason::Unreachable);
     }
-    if header.ttl() <= 1 && !packet.meta().has(Meta::OWN) {
+    // What is reported is the packet as it arrived, if it has a hop left.
+    if let Some((reason, sender)) = reported(cx.snapshot, resolving, peer, packet.meta()) {
+        report(cx, reason, sender, packet);
+    }
+    if !hop(packet) {
         return ttl_exceeded();
     }
-    // What is reported is the packet as it arrived.
-    report(cx, resolving, peer, packet);
-    // Cannot fail after the check above.
-    let _ = hop(packet);
     let meta = packet.meta_mut();
     (meta.to_peer, meta.gre_protocol) = (to.0, EtherType::IPV4.0);
     Next::Encrypt
 }
 
-/// Tells the control thread of a packet that would have a better way than by `peer`.
+/// What the control thread is to hear of a packet that would have a better way than by `peer`, and a part of the key
+/// that limits it.
 #[inline]
-fn report<P: Pool>(
-    cx: &mut Context<'_, P>,
+fn reported(
+    snapshot: &Snapshot,
     resolving: Option<TunnelId>,
     peer: Option<&Peer>,
-    packet: &P::Buffer,
-) {
-    let (reason, sender) = match resolving {
-        Some(tunnel) => (PuntReason::Unresolved { tunnel, held: false }, 0),
-        None => match redirect(cx.snapshot, packet.meta(), peer) {
-            // One for each sender and destination.
-            Some(reason) => (reason, packet.meta().outer_source.rotate_left(16)),
-            None => return,
-        },
-    };
+    meta: &Meta,
+) -> Option<(PuntReason, u32)> {
+    match resolving {
+        Some(tunnel) => Some((PuntReason::Unresolved { tunnel, held: false }, 0)),
+        // One for each sender and destination.
+        None => Some((redirect(snapshot, meta, peer)?, meta.outer_source.rotate_left(16))),
+    }
+}
+
+/// Tells the control thread of a packet that goes its own way, unless its TTL ends here.
+#[inline(never)]
+fn report<P: Pool>(cx: &mut Context<'_, P>, reason: PuntReason, sender: u32, packet: &P::Buffer) {
     let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else { return };
+    if header.ttl() <= 1 && !packet.meta().has(Meta::OWN) {
+        return;
+    }
     let len = packet.len().min(header.header_len() + HEAD);
     let head = packet.bytes().get(..len).unwrap_or_default();
     cx.report(reason, header.destination().to_bits() ^ sender, head);
 }
 
-/// Whether a packet came in the clear by a port that protected tunnels run over.
-fn from_underlay(snapshot: &Snapshot, meta: &Meta) -> bool {
-    !meta.has(Meta::OWN | Meta::FROM_TUNNEL)
-        && snapshot.ports.get(usize::from(meta.port)).is_some_and(|port| port.underlay)
-}
-
-/// Whether an address is reached by a protected tunnel: then it has no business anywhere else.
-fn is_in_protected_tunnel(snapshot: &Snapshot, address: Ipv4Addr) -> bool {
-    let tunnel = match adjacency(snapshot, snapshot.fib.lookup(address)) {
+/// Whether the source of a packet is reached by a protected tunnel: then it has no business anywhere else.
+#[inline(never)]
+fn comes_from_protected_tunnel(snapshot: &Snapshot, packet: &[u8]) -> bool {
+    let Ok((header, _)) = ipv4::Header::view(packet) else { return false };
+    let tunnel = match *adjacency(snapshot, snapshot.fib.lookup(header.source())) {
         Adjacency::Tunnel(peer) => snapshot.peer(peer).map(|peer| peer.tunnel()),
         Adjacency::Resolving { tunnel, .. } => Some(tunnel),
         _ => None,
@@ -174,16 +164,23 @@ fn is_in_protected_tunnel(snapshot: &Snapshot, address: Ipv4Addr) -> bool {
     tunnel.and_then(|id| snapshot.tunnels.get(usize::from(id.0))).is_some_and(|tunnel| tunnel.protected)
 }
 
-fn adjacency(snapshot: &Snapshot, found: Option<AdjacencyId>) -> Adjacency {
-    found.and_then(|id| snapshot.adjacencies.get(id.0 as usize)).copied().unwrap_or_default()
+#[inline]
+fn adjacency(snapshot: &Snapshot, found: Option<AdjacencyId>) -> &Adjacency {
+    found.and_then(|id| snapshot.adjacencies.get(id.0 as usize)).unwrap_or(&Adjacency::Unreachable)
 }
 
 /// A multicast packet is for the box if it came through a tunnel, where routing protocols speak. That of a link stays
-/// there: multicast is not routed.
-fn multicast(meta: &Meta) -> Next {
+/// there: multicast is not routed, nor is broadcast.
+#[cold]
+fn to_many(meta: &Meta, destination: Ipv4Addr) -> Option<Next> {
     match meta.arrived_by() {
-        Some(tunnel) => Next::Punt(PuntReason::Local { tunnel: Some(tunnel) }),
-        None => Next::Drop(DropReason::NotForwarded),
+        Some(tunnel) if destination.is_multicast() => {
+            Some(Next::Punt(PuntReason::Local { tunnel: Some(tunnel) }))
+        }
+        _ if destination.is_multicast() || destination.is_broadcast() => {
+            Some(Next::Drop(DropReason::NotForwarded))
+        }
+        _ => None,
     }
 }
 

@@ -1,6 +1,5 @@
 //! Out of the tunnel: the GRE header comes off, whether ESP was around it or not.
 
-use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use dmvpn_tables::{PeerId, PuntReason, Tunnel};
@@ -20,23 +19,13 @@ pub(crate) enum Next {
     Drop(DropReason),
 }
 
-/// What the headers around GRE said.
-pub(crate) struct Outer {
-    /// Underlay source address.
-    pub(crate) source: Ipv4Addr,
-    /// Congestion notification bits.
-    pub(crate) ecn: u8,
-    /// Whose SA it came by.
-    pub(crate) peer: Option<PeerId>,
-}
-
 /// Takes the GRE header off, and whatever is around it. `content` says which bytes of `packet` are the GRE packet; it came
-/// by `tunnel`.
+/// by `tunnel`, and by an SA of `peer` if there is one. What is kept of the outer header is in the meta data.
 #[inline(always)]
 pub(crate) fn pop<B: Buffer>(
     own: OwnAddresses<'_>,
     tunnel: &Tunnel,
-    outer: &Outer,
+    peer: Option<PeerId>,
     packet: &mut B,
     content: Range<usize>,
 ) -> Next {
@@ -49,10 +38,14 @@ pub(crate) fn pop<B: Buffer>(
     }
     let payload = end - header.payload.len()..end;
     match header.protocol {
-        EtherType::IPV4 => inner(own, tunnel, outer, packet, payload),
+        EtherType::IPV4 => inner(own, tunnel, peer, packet, payload),
         EtherType::NHRP => {
             packet.crop(payload);
-            Next::Punt(PuntReason::Nhrp { tunnel: tunnel.id, peer: outer.peer, source: outer.source })
+            Next::Punt(PuntReason::Nhrp {
+                tunnel: tunnel.id,
+                peer,
+                source: packet.meta().outer_source.into(),
+            })
         }
         _ => Next::Drop(DropReason::GreProtocol),
     }
@@ -62,7 +55,7 @@ pub(crate) fn pop<B: Buffer>(
 fn inner<B: Buffer>(
     own: OwnAddresses<'_>,
     tunnel: &Tunnel,
-    outer: &Outer,
+    peer: Option<PeerId>,
     packet: &mut B,
     content: Range<usize>,
 ) -> Next {
@@ -74,9 +67,10 @@ fn inner<B: Buffer>(
         return Next::Drop(reason);
     }
     let inside = ip.header.ecn();
-    let Some(ecn) = ecn_inside(inside, outer.ecn) else {
+    let Some(ecn) = ecn_inside(inside, packet.meta().outer_ecn) else {
         return Next::Drop(DropReason::EcnCongestion);
     };
+    let destination = ip.header.destination();
     // What is behind the packet is padding.
     let total_length = usize::from(ip.header.total_length());
     packet.crop(start..start + total_length);
@@ -86,10 +80,10 @@ fn inner<B: Buffer>(
         header.set_tos(header.tos() & !3 | ecn);
     }
     let meta = packet.meta_mut();
+    meta.destination = destination.to_bits();
     meta.flags = Meta::FROM_TUNNEL;
     meta.tunnel = tunnel.id.0;
-    meta.outer_source = outer.source.to_bits();
-    if let Some(peer) = outer.peer {
+    if let Some(peer) = peer {
         meta.flags |= Meta::FROM_PEER;
         meta.from_peer = peer.0;
     }
@@ -105,6 +99,7 @@ const CE: u8 = 3;
 /// be dropped instead, since its end points would not understand.
 pub(crate) fn ecn_inside(inner: u8, outer: u8) -> Option<u8> {
     match (inner, outer) {
+        (_, NOT_ECT) => Some(inner),
         (NOT_ECT, CE) => None,
         (NOT_ECT, _) => Some(NOT_ECT),
         (_, CE) => Some(CE),

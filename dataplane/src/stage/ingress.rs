@@ -1,14 +1,13 @@
 //! Ingress: what came in, checked and sorted.
 
-use dmvpn_esp::prefetch;
-use dmvpn_tables::{PortId, PuntReason, Snapshot};
+use dmvpn_tables::{PortId, PuntReason};
 use dmvpn_wire::esp::Header as EspHeader;
 use dmvpn_wire::udp::{self, Encapsulated};
 use dmvpn_wire::{EtherType, IpProtocol, View, eth, ipv4};
 
 use crate::counters::DropReason;
-use crate::frame::{Buffer, Entry, Pool};
-use crate::stage::{Context, Frames, check, gre};
+use crate::frame::{Buffer, Entry, Meta, Pool};
+use crate::stage::{Context, ForNeighbor, Frames, check, gre};
 
 /// What becomes of a received packet. From here on it begins with its IPv4 header and ends where that says.
 pub(crate) enum Next {
@@ -38,7 +37,7 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
                 continue;
             }
             Entry::Egress => {
-                frames.egress.push(packet);
+                frames.egress.push(ForNeighbor { packet, neighbor: &None });
                 continue;
             }
         };
@@ -51,17 +50,17 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
     }
 }
 
+#[inline(always)]
 fn classify<P: Pool>(cx: &Context<'_, P>, packet: &mut P::Buffer) -> Next {
-    let snapshot = cx.snapshot;
     let port = PortId(packet.meta().port);
-    let Some(info) = snapshot.ports.get(usize::from(port.0)) else {
+    let Some(info) = cx.snapshot.ports.get(usize::from(port.0)) else {
         return Next::Drop(DropReason::UnknownPort);
     };
-    let Ok((ethernet, _)) = eth::Header::view(packet.bytes()) else {
+    let Ok((ethernet, content)) = eth::Header::view(packet.bytes()) else {
         return Next::Drop(DropReason::Runt);
     };
-    let to_group = ethernet.destination.is_multicast();
-    if ethernet.destination != info.mac && !to_group {
+    let to_us = ethernet.destination == info.mac;
+    if !to_us && !ethernet.destination.is_multicast() {
         return Next::Drop(DropReason::OtherStation);
     }
     match ethernet.ether_type() {
@@ -70,71 +69,77 @@ fn classify<P: Pool>(cx: &Context<'_, P>, packet: &mut P::Buffer) -> Next {
         EtherType::VLAN | EtherType::SERVICE_VLAN => return Next::Drop(DropReason::Vlan),
         _ => return Next::Drop(DropReason::EtherType),
     }
-    let Ok(ip) = ipv4::Packet::parse(packet.bytes().get(eth::Header::LEN..).unwrap_or_default()) else {
+    let Ok(ip) = ipv4::Packet::parse(content) else {
         return Next::Drop(DropReason::Ipv4Header);
     };
-    let header = *ip.header;
-    // Short packets are padded to the least Ethernet frame.
-    packet.crop(eth::Header::LEN..eth::Header::LEN + usize::from(header.total_length()));
-    if let Some(reason) = check::addresses(cx.own, &header) {
+    if let Some(reason) = check::addresses(cx.own, ip.header) {
         return Next::Drop(reason);
     }
+    let header = *ip.header;
     let destination = header.destination();
-    if is_dhcp_reply(packet.bytes(), &header)
+    // Short packets are padded to the least Ethernet frame.
+    packet.crop(eth::Header::LEN..eth::Header::LEN + usize::from(header.total_length()));
+    let meta = packet.meta_mut();
+    meta.destination = destination.to_bits();
+    meta.flags = if info.underlay { Meta::FROM_UNDERLAY } else { 0 };
+
+    if header.protocol() == IpProtocol::UDP
         && (destination.is_broadcast() || info.address.is_unspecified() || info.address == destination)
+        && is_dhcp_reply(packet.bytes(), &header)
     {
         return Next::Punt(PuntReason::Dhcp { port });
     }
     if matches!(header.protocol(), IpProtocol::UDP | IpProtocol::ESP | IpProtocol::GRE)
-        && snapshot.tunnels.iter().any(|tunnel| tunnel.local == destination)
+        && cx.own.end_tunnels(destination)
     {
-        return to_underlay(cx, &header, packet);
+        return to_underlay(cx, header, packet);
     }
     // RFC 1812 section 5.3.4: a router does not turn link broadcasts into unicasts.
-    if to_group && !destination.is_multicast() {
+    if !to_us && !destination.is_multicast() {
         return Next::Drop(DropReason::NotForwarded);
     }
     Next::Forward
 }
 
-/// UDP to the DHCP client port (RFC 2131 section 4.1).
+/// Whether a UDP packet is for the DHCP client port (RFC 2131 section 4.1).
+#[inline(never)]
 fn is_dhcp_reply(packet: &[u8], header: &ipv4::Header) -> bool {
-    header.protocol() == IpProtocol::UDP
-        && !header.is_fragment()
+    !header.is_fragment()
         && packet.get(header.header_len()..).and_then(|payload| udp::Header::view(payload).ok()).is_some_and(
             |(udp, _)| udp.destination_port() == udp::DHCP_CLIENT && udp.source_port() == udp::DHCP_SERVER,
         )
 }
 
 /// UDP, ESP or GRE to an address that tunnels end at.
-#[inline]
-fn to_underlay<P: Pool>(cx: &Context<'_, P>, header: &ipv4::Header, packet: &mut P::Buffer) -> Next {
+#[inline(always)]
+fn to_underlay<P: Pool>(cx: &Context<'_, P>, header: ipv4::Header, packet: &mut P::Buffer) -> Next {
     if header.is_fragment() {
         return Next::Drop(DropReason::FragmentToUs);
     }
+    let meta = packet.meta_mut();
+    (meta.outer_source, meta.outer_ecn) = (header.source().to_bits(), header.ecn());
     let header_len = header.header_len();
     match header.protocol() {
-        IpProtocol::UDP => udp(cx.snapshot, header_len, packet),
-        IpProtocol::GRE => clear_gre(cx, header, packet),
-        _ => esp(cx.snapshot, header_len, packet),
+        IpProtocol::ESP => esp(header_len, packet),
+        IpProtocol::UDP => udp(header_len, packet),
+        _ => clear_gre(cx, header, packet),
     }
 }
 
-fn esp<B: Buffer>(snapshot: &Snapshot, offset: usize, packet: &mut B) -> Next {
+#[inline(always)]
+fn esp<B: Buffer>(offset: usize, packet: &mut B) -> Next {
     let header = packet.bytes().get(offset..).and_then(|bytes| EspHeader::view(bytes).ok());
     let (Some((header, _)), Ok(offset)) = (header, u16::try_from(offset)) else {
         return Next::Drop(DropReason::EspLength);
     };
     let spi = header.spi();
-    if let Some(slot) = snapshot.inbound_slot(spi) {
-        prefetch(slot, 1);
-    }
     let meta = packet.meta_mut();
     (meta.spi, meta.esp_offset) = (spi, offset);
     Next::Decrypt
 }
 
-fn udp<B: Buffer>(snapshot: &Snapshot, header_len: usize, packet: &mut B) -> Next {
+#[inline(never)]
+fn udp<B: Buffer>(header_len: usize, packet: &mut B) -> Next {
     let payload = packet.bytes().get(header_len..).unwrap_or_default();
     let Ok((header, data)) = udp::Header::parse(payload) else {
         return Next::Drop(DropReason::UdpLength);
@@ -147,7 +152,8 @@ fn udp<B: Buffer>(snapshot: &Snapshot, header_len: usize, packet: &mut B) -> Nex
             Ok(Encapsulated::Esp(_)) => {
                 let surplus = payload.len() - usize::from(header.length());
                 packet.trim_back(surplus);
-                esp(snapshot, header_len + udp::Header::LEN, packet)
+                packet.meta_mut().flags |= Meta::IN_UDP;
+                esp(header_len + udp::Header::LEN, packet)
             }
             Err(_) => Next::Drop(DropReason::UdpLength),
         },
@@ -157,7 +163,7 @@ fn udp<B: Buffer>(snapshot: &Snapshot, header_len: usize, packet: &mut B) -> Nex
 
 /// GRE that came without ESP: for a tunnel without IPsec only.
 #[inline(never)]
-fn clear_gre<P: Pool>(cx: &Context<'_, P>, header: &ipv4::Header, packet: &mut P::Buffer) -> Next {
+fn clear_gre<P: Pool>(cx: &Context<'_, P>, header: ipv4::Header, packet: &mut P::Buffer) -> Next {
     let payload = packet.bytes().get(header.header_len()..).unwrap_or_default();
     let Ok(key) = dmvpn_wire::gre::Packet::parse(payload).map(|gre| gre.key) else {
         return Next::Drop(DropReason::GreHeader);
@@ -173,8 +179,7 @@ fn clear_gre<P: Pool>(cx: &Context<'_, P>, header: &ipv4::Header, packet: &mut P
     }
     let Some(tunnel) = tunnel else { return Next::Drop(DropReason::GreNoTunnel) };
     let content = header.header_len()..packet.len();
-    let outer = gre::Outer { source: header.source(), ecn: header.ecn(), peer: None };
-    match gre::pop(cx.own, tunnel, &outer, packet, content) {
+    match gre::pop(cx.own, tunnel, None, packet, content) {
         gre::Next::Forward => Next::Forward,
         gre::Next::Punt(reason) => Next::Punt(reason),
         gre::Next::Drop(reason) => Next::Drop(reason),

@@ -5,13 +5,14 @@ mod node;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use ipnetwork::Ipv4Network;
 
 use crate::ids::AdjacencyId;
 use node::{Branch, Leaves, NONE, Node, Place};
 
 /// Lookups that [`Fib::lookup_batch`] has under way at once.
-const ABREAST: usize = 64;
+const ABREAST: usize = 32;
 
 /// Destination prefixes and the adjacencies they lead to.
 ///
@@ -25,6 +26,14 @@ const ABREAST: usize = 64;
 pub struct Fib {
     root: Arc<First>,
     len: usize,
+}
+
+/// A lookup under way: what it has found, and where the third and the fourth octet decide more.
+struct Lookup<'a> {
+    destination: Ipv4Addr,
+    best: AdjacencyId,
+    node: Option<&'a Third>,
+    leaves: Option<&'a Leaves>,
 }
 
 type First = Branch<Second>;
@@ -56,43 +65,42 @@ impl Fib {
         (found != NONE).then_some(found)
     }
 
-    /// Looks up all of `destinations` into the same places of `found`; if one is shorter, what the other has
-    /// more is left alone. What a lookup needs of the lower levels is asked of the memory for all of them
-    /// before it is used for the first.
-    pub fn lookup_batch(&self, destinations: &[Ipv4Addr], found: &mut [Option<AdjacencyId>]) {
-        for (destinations, found) in destinations.chunks(ABREAST).zip(found.chunks_mut(ABREAST)) {
-            self.lookup_abreast(destinations, found);
-        }
-    }
-
-    /// [`lookup_batch`](Self::lookup_batch) for up to [`ABREAST`] destinations.
-    fn lookup_abreast(&self, destinations: &[Ipv4Addr], found: &mut [Option<AdjacencyId>]) {
-        let mut best = [NONE; ABREAST];
-        let mut nodes: [Option<&Third>; ABREAST] = [None; ABREAST];
-        let mut leaves: [Option<&Leaves>; ABREAST] = [None; ABREAST];
-        // The upper levels are small enough to be in the cache.
-        for ((destination, best), node) in destinations.iter().zip(&mut best).zip(&mut nodes) {
-            (*best, *node) = self.lookup_half(*destination);
-            if let Some(node) = node {
-                node.prefetch(destination.octets()[2]);
+    /// Looks up all of `destinations`, and hands what it finds to `found`, in their order. What a lookup needs of the
+    /// lower levels is asked of the memory for all of them before it is used for the first.
+    #[inline]
+    pub fn lookup_batch(
+        &self,
+        mut destinations: impl Iterator<Item = Ipv4Addr>,
+        mut found: impl FnMut(Option<AdjacencyId>),
+    ) {
+        loop {
+            let mut lookups = ArrayVec::<Lookup<'_>, ABREAST>::new();
+            // The upper levels are small enough to be in the cache.
+            for destination in destinations.by_ref().take(ABREAST) {
+                let (best, node) = self.lookup_half(destination);
+                if let Some(node) = node {
+                    node.prefetch(destination.octets()[2]);
+                }
+                lookups.push(Lookup { destination, best, node, leaves: None });
             }
-        }
-        for (((destination, best), node), leaves) in
-            destinations.iter().zip(&mut best).zip(nodes).zip(&mut leaves)
-        {
-            let [_, _, third, fourth] = destination.octets();
-            *leaves = node.and_then(|node| node.step(third, best));
-            if let Some(leaves) = leaves {
-                leaves.prefetch(fourth);
+            if lookups.is_empty() {
+                return;
             }
-        }
-        for (((destination, best), leaves), found) in
-            destinations.iter().zip(&mut best).zip(leaves).zip(found)
-        {
-            if let Some(leaves) = leaves {
-                leaves.step(destination.octets()[3], best);
+            for lookup in &mut lookups {
+                let [_, _, third, fourth] = lookup.destination.octets();
+                if let Some(node) = lookup.node {
+                    lookup.leaves = node.step(third, &mut lookup.best);
+                    if let Some(leaves) = lookup.leaves {
+                        leaves.prefetch(fourth);
+                    }
+                }
             }
-            *found = (*best != NONE).then_some(*best);
+            for &Lookup { destination, mut best, leaves, .. } in &lookups {
+                if let Some(leaves) = leaves {
+                    leaves.step(destination.octets()[3], &mut best);
+                }
+                found((best != NONE).then_some(best));
+            }
         }
     }
 

@@ -14,14 +14,16 @@ pub fn checksum(bytes: &[u8]) -> u16 {
 /// Whether `bytes`, checksum included, add up.
 #[inline(always)]
 pub fn verify(bytes: &[u8]) -> bool {
-    checksum(bytes) == 0
+    // What is zero in one's complement arithmetic, but not because all bytes are, is a multiple of 2^16 - 1.
+    let sum = add_up(bytes);
+    sum != 0 && sum.is_multiple_of(0xffff)
 }
 
 /// The checksum after one 16-bit word of what it covers changed from `old` to `new`
 /// (RFC 1624 equation 3).
 #[inline]
 pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
-    !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new))
+    fill(checksum, u32::from(!old) + u32::from(new))
 }
 
 /// As [`update`], for a 32-bit word on an even offset (an IPv4 address).
@@ -31,7 +33,7 @@ pub fn update32(checksum: u16, old: u32, new: u32) -> u16 {
 }
 
 /// The checksum after 16-bit words of what it covers changed from zero; `sum` is that of the words, in ordinary
-/// arithmetic, and up to 2^24.
+/// arithmetic, and below 2^24.
 #[inline]
 #[allow(clippy::cast_possible_truncation, reason = "after the last fold the value fits")]
 pub fn fill(checksum: u16, sum: u32) -> u16 {
@@ -60,17 +62,7 @@ impl Sum {
     #[inline(always)]
     #[must_use]
     pub fn bytes(self, bytes: &[u8]) -> Self {
-        // One's complement addition does not care for byte order as long as it is the same throughout
-        // (RFC 1071 section 2B), and 32-bit words into a 64-bit sum need no carry handling: so add in
-        // the machine's own order, in a form that compilers vectorise, and swap once.
-        let (words, rest) = bytes.as_chunks::<4>();
-        let mut sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-        let mut last = [0; 4];
-        for (slot, byte) in last.iter_mut().zip(rest) {
-            *slot = *byte;
-        }
-        sum += u64::from(u32::from_ne_bytes(last));
-        Self(self.0 + u64::from(u16::from_be(fold(sum))))
+        Self(self.0 + u64::from(u16::from_be(fold(add_up(bytes)))))
     }
 
     /// The checksum: the complement of the sum.
@@ -78,6 +70,20 @@ impl Sum {
     pub fn checksum(self) -> u16 {
         !fold(self.0)
     }
+}
+
+/// The sum of `bytes` in the machine's own byte order, carries and all. One's complement addition does not care for the
+/// order as long as it is the same throughout (RFC 1071 section 2B), and 32-bit words into a 64-bit sum need no carry
+/// handling; compilers vectorise this.
+#[inline(always)]
+fn add_up(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let mut last = [0; 4];
+    for (slot, byte) in last.iter_mut().zip(rest) {
+        *slot = *byte;
+    }
+    sum + u64::from(u32::from_ne_bytes(last))
 }
 
 /// Adds the carries back in until none is left.

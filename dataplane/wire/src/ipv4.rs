@@ -7,6 +7,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{Malformed, View, checksum};
 
+/// Version 4, and a header length of five words.
+const WITHOUT_OPTIONS: u8 = 0x45;
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
@@ -86,8 +88,22 @@ impl<'a> Packet<'a> {
     /// [`Malformed::Truncated`] if `bytes` is shorter than the header or than its total length,
     /// [`Malformed::Version`], [`Malformed::Length`] if the header length is below 20 bytes or beyond the
     /// total length, [`Malformed::Checksum`].
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (header, rest) = Header::view(bytes)?;
+        if header.version_ihl != WITHOUT_OPTIONS {
+            return Self::parse_with_options(bytes);
+        }
+        let payload_len = usize::from(header.total_length()).checked_sub(Header::LEN);
+        let payload = rest.get(..payload_len.ok_or(Malformed::Length)?).ok_or(Malformed::Truncated)?;
+        if !checksum::verify(header.octets()) {
+            return Err(Malformed::Checksum);
+        }
+        Ok(Self { header, options: &[], payload })
+    }
+
+    #[cold]
+    fn parse_with_options(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (header, _) = Header::view(bytes)?;
         if header.version_ihl >> 4 != 4 {
             return Err(Malformed::Version);
@@ -98,14 +114,10 @@ impl<'a> Packet<'a> {
         }
         let packet = bytes.get(..total).ok_or(Malformed::Truncated)?;
         let (head, payload) = packet.split_at_checked(header_len).ok_or(Malformed::Length)?;
-        let options = head.get(Header::LEN..).unwrap_or_default();
-        // Without options, the length of what is summed is a constant.
-        let intact =
-            if options.is_empty() { checksum::verify(header.octets()) } else { checksum::verify(head) };
-        if !intact {
+        if !checksum::verify(head) {
             return Err(Malformed::Checksum);
         }
-        Ok(Self { header, options, payload })
+        Ok(Self { header, options: head.get(Header::LEN..).unwrap_or_default(), payload })
     }
 }
 
@@ -133,7 +145,7 @@ impl Header {
     pub fn new(fields: &Fields, payload_len: usize) -> Option<Self> {
         let total_length = u16::try_from(payload_len.checked_add(Self::LEN)?).ok()?;
         let mut header = Self {
-            version_ihl: 0x45,
+            version_ihl: WITHOUT_OPTIONS,
             tos: fields.tos,
             total_length: total_length.into(),
             identification: fields.identification.into(),
@@ -156,7 +168,7 @@ impl Header {
         dont_fragment: bool,
     ) -> Self {
         let mut header = Self {
-            version_ihl: 0x45,
+            version_ihl: WITHOUT_OPTIONS,
             tos: 0,
             total_length: 0.into(),
             identification: 0.into(),
@@ -282,9 +294,9 @@ impl Header {
         if self.ttl <= 1 {
             return false;
         }
-        let old = self.ttl_and_protocol();
         self.ttl -= 1;
-        self.amend(old, self.ttl_and_protocol());
+        // It is the upper half of its word; for the checksum only the difference counts.
+        self.amend(0x0100, 0);
         true
     }
 

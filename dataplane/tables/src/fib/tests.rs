@@ -145,8 +145,9 @@ proptest! {
         }
         for (fib, model) in old.into_iter().chain([(fib, model)]) {
             let destinations: Vec<Ipv4Addr> = probes.iter().map(|probe| Ipv4Addr::from(*probe)).collect();
-            let mut batch = vec![Some(NONE); destinations.len()];
-            fib.lookup_batch(&destinations, &mut batch);
+            let mut batch = Vec::new();
+            fib.lookup_batch(destinations.iter().copied(), |found| batch.push(found));
+            prop_assert_eq!(batch.len(), destinations.len());
             for (destination, of_batch) in destinations.into_iter().zip(batch) {
                 let expected = naive(&model, destination);
                 prop_assert_eq!((fib.lookup(destination), of_batch), (expected, expected), "{}", destination);
