@@ -3,4 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod devices;
+mod heap;
 pub mod workers;
