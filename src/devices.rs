@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::Context;
 use dmvpn_config::Config;
-use dmvpn_dpdk::{Device, Eal, EalOptions, Memory, Mempool, Port, PortOptions, Queue, Started};
+use dmvpn_dpdk::{Device, Eal, EalOptions, Memory, Mempool, Port, PortOptions, Queue, Spread, Started};
 
 /// What DPDK has set up for us.
 #[derive(Debug)]
@@ -37,8 +37,11 @@ impl Devices {
 
         let mut ports = Vec::new();
         let mut queues: Vec<Vec<Queue>> = config.dataplane.workers.iter().map(|_| Vec::new()).collect();
-        for (interface, device) in config.ethernet.iter().zip(&devices) {
-            let options = PortOptions { queues: u16::try_from(queues.len())?, mtu: interface.mtu };
+        for (number, (interface, device)) in config.ethernet.iter().zip(&devices).enumerate() {
+            // SAs belong to the worker that what their peer sends arrives at.
+            let underlay = config.tunnels.iter().any(|tunnel| tunnel.underlay == number);
+            let spread = if underlay { Spread::Addresses } else { Spread::Flows };
+            let options = PortOptions { queues: u16::try_from(queues.len())?, mtu: interface.mtu, spread };
             let (port, of_port) = Port::new(device, &pool, options)
                 .and_then(Port::start)
                 .with_context(|| interface.name.clone())?;

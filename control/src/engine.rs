@@ -136,13 +136,14 @@ impl Engine {
         now: Instant,
     ) -> Self {
         let mut rng = ChaCha20Rng::from_seed(start.seed);
+        let workers = u16::try_from(config.dataplane.workers.len()).unwrap_or(u16::MAX);
         let mut engine = Self {
             config: config.clone(),
             ports,
             tables: Tables::new(publisher),
             rib: Rib::default(),
             arp: Arp::default(),
-            peers: Peers::new(u32::from_ne_bytes(tables::draw(&mut rng))),
+            peers: Peers::new(u32::from_ne_bytes(tables::draw(&mut rng)), workers),
             ike: ike::Machine::new(tables::draw(&mut rng), ike::Limits::default()),
             overlays: Vec::new(),
             held: Held::default(),

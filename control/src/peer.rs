@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dmvpn_tables::esp::{InboundSa, IvSeed, OutboundSa, WindowSize};
 use dmvpn_tables::{
-    Endpoints, HandlePool, Inbound, Mode, NeighborId, Path, PeerId, Snapshot, TunnelId, slab,
+    Endpoints, HandlePool, Inbound, Mode, NeighborId, Path, PeerId, Snapshot, TunnelId, WorkerId, slab,
 };
 
 use crate::ike::{Identity, NewSa};
@@ -30,6 +30,8 @@ pub struct Peers {
     by_address: BTreeSet<(TunnelId, Ipv4Addr, PeerId)>,
     /// Handles of peers without IPsec. IKE gives out the others, below [`CLEAR`].
     clear: HandlePool,
+    /// How many workers there are to own SAs.
+    workers: u16,
 }
 
 /// One far end.
@@ -49,6 +51,8 @@ pub struct Peer {
     pub last_used: Option<Instant>,
     /// Overlay addresses that NHRP bound to it.
     pub stations: BTreeSet<Ipv4Addr>,
+    /// The worker that receives what it sends; its next SAs will be that worker's.
+    arrives_at: Option<WorkerId>,
     security: Security,
     /// Packets by SAs that are gone.
     retired: Traffic,
@@ -107,12 +111,13 @@ pub struct Observed {
 }
 
 impl Peers {
-    /// No peers. `seed` tells the handles of one run of the program from those of another.
-    pub fn new(seed: u32) -> Self {
+    /// No peers. `seed` tells the handles of one run of the program from those of another; their SAs are for `workers`.
+    pub fn new(seed: u32, workers: u16) -> Self {
         Self {
             peers: BTreeMap::new(),
             by_address: BTreeSet::new(),
             clear: HandlePool::new(CLEAR_PEERS, seed),
+            workers: workers.max(1),
         }
     }
 
@@ -186,6 +191,17 @@ impl Peers {
             .map(|(_, _, id)| *id)
     }
 
+    /// What comes from an underlay address arrives at this worker. It becomes the owner of the SAs that the peers there get
+    /// from now on, so that it need not hand their packets over; SAs that there are stay where they are.
+    pub fn arrive_at(&mut self, tunnel: TunnelId, address: Ipv4Addr, worker: WorkerId) {
+        let known = self.by_address.range((tunnel, address, PeerId(0))..=(tunnel, address, PeerId(u32::MAX)));
+        for (_, _, id) in known {
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.arrives_at = Some(worker);
+            }
+        }
+    }
+
     /// The peer is at other addresses, or has another underlay next hop. SAs go on as they are.
     pub fn relocate(
         &mut self,
@@ -209,7 +225,8 @@ impl Peers {
     /// Accepts ESP with a new SA, besides those there are.
     pub fn install_inbound(&mut self, tables: &mut Snapshot, new: &NewSa, window: WindowSize) {
         let Some(peer) = self.peers.get_mut(&new.peer) else { return };
-        let sa = Arc::new(InboundSa::new(new.spi, &new.keys, window));
+        let owner = peer.owner(new.peer, self.workers);
+        let sa = Arc::new(InboundSa::new(new.spi, &new.keys, window).owned_by(owner.0));
         let receiving = Receiving { sa, mode: new.mode, used: false };
         peer.write_inbound(tables, new.peer, &receiving);
         if let Security::Esp { inbound, .. } = &mut peer.security {
@@ -220,7 +237,8 @@ impl Peers {
     /// Sends with a new SA from now on.
     pub fn install_outbound(&mut self, tables: &mut Snapshot, new: &NewSa, iv_seed: IvSeed) {
         let Some(peer) = self.peers.get_mut(&new.peer) else { return };
-        let sa = Arc::new(OutboundSa::new(new.spi, &new.keys, iv_seed));
+        let owner = peer.owner(new.peer, self.workers);
+        let sa = Arc::new(OutboundSa::new(new.spi, &new.keys, iv_seed).owned_by(owner.0));
         if let Security::Esp { outbound, .. } = &mut peer.security {
             outbound.push(Sending { sa, mode: new.mode, near_end: false });
         }
@@ -278,11 +296,20 @@ impl Peer {
             up_since: None,
             last_used: None,
             stations: BTreeSet::new(),
+            arrives_at: None,
             security,
             retired: Traffic::default(),
             seen: Traffic::default(),
             silent_since: None,
         }
+    }
+
+    /// Which worker a new SA is for. As long as nobody knows where its packets will arrive, all workers get as many peers.
+    fn owner(&self, id: PeerId, workers: u16) -> WorkerId {
+        // Neighboring slots to different workers (Fibonacci hashing). By the slot alone: all else of the handle counts up.
+        let hash = (id.index() as u64).wrapping_mul(0x9e37_79b9) & 0xffff_ffff;
+        let spread = u16::try_from((hash * u64::from(workers)) >> 32).unwrap_or_default();
+        self.arrives_at.unwrap_or(WorkerId(spread))
     }
 
     /// How packets reach it; `None`: not at all.
@@ -369,14 +396,8 @@ impl Peer {
     }
 
     fn write_inbound(&self, tables: &mut Snapshot, id: PeerId, receiving: &Receiving) {
-        let entry = Inbound {
-            sa: receiving.sa.clone(),
-            peer: id,
-            tunnel: self.tunnel,
-            mode: receiving.mode,
-            remote: self.endpoints.remote,
-            udp: self.endpoints.udp,
-        };
+        let Endpoints { remote, udp, .. } = self.endpoints;
+        let entry = Inbound::new(receiving.sa.clone(), id, self.tunnel, receiving.mode, remote, udp);
         tables.inbound.set(slot(receiving.sa.spi()), Some(Arc::new(entry)));
     }
 }

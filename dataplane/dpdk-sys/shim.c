@@ -38,7 +38,7 @@ int shim_capabilities(uint16_t port, struct shim_capabilities *capabilities)
 	return 0;
 }
 
-int shim_configure(uint16_t port, uint16_t queues, uint16_t mtu)
+int shim_configure(uint16_t port, uint16_t queues, uint16_t mtu, bool by_flow)
 {
 	struct rte_eth_dev_info info;
 	struct rte_eth_conf conf;
@@ -49,8 +49,9 @@ int shim_configure(uint16_t port, uint16_t queues, uint16_t mtu)
 	memset(&conf, 0, sizeof(conf));
 	conf.rxmode.mtu = mtu;
 	if (queues > 1) {
-		conf.rx_adv_conf.rss_conf.rss_hf =
-			info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_UDP | RTE_ETH_RSS_ESP);
+		uint64_t hash = RTE_ETH_RSS_IP | (by_flow ? RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP : 0);
+
+		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads & hash;
 		/* A virtual device with several queues may know no hash; it distributes by means of its own. */
 		if (conf.rx_adv_conf.rss_conf.rss_hf != 0)
 			conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;

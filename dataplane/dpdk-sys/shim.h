@@ -50,9 +50,9 @@ bool shim_is_lcore(void);
 
 int shim_capabilities(uint16_t port, struct shim_capabilities *capabilities);
 
-/* Configures `queues` receive and transmit queues. Several receive queues share the traffic by a hash
- * over IP addresses, UDP ports and SPI, as far as the device knows these. No scattered receive. */
-int shim_configure(uint16_t port, uint16_t queues, uint16_t mtu);
+/* Configures `queues` receive and transmit queues. Several receive queues share the traffic by a hash over IP
+ * addresses, and with `by_flow` over TCP and UDP ports, too, as far as the device knows these. No scattered receive. */
+int shim_configure(uint16_t port, uint16_t queues, uint16_t mtu, bool by_flow);
 
 /* 1 up, 0 down, negative errno. Does not wait for a negotiation to end. */
 int shim_link_is_up(uint16_t port);

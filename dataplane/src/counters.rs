@@ -190,7 +190,7 @@ pub(crate) fn punt_index(reason: &PuntReason) -> usize {
     match reason {
         PuntReason::Arp { .. } => 0,
         PuntReason::Dhcp { .. } => 1,
-        PuntReason::Ike => 2,
+        PuntReason::Ike { .. } => 2,
         PuntReason::Nhrp { .. } => 3,
         PuntReason::Local { .. } => 4,
         PuntReason::Unresolved { .. } => 5,

@@ -79,7 +79,9 @@ fn share(reason: &PuntReason) -> usize {
         // Of peers that have proved themselves.
         PuntReason::Nhrp { peer: Some(_), .. } | PuntReason::PeerMoved { .. } => PUNT_RING,
         // Of anybody, but there is no peer and no link without.
-        PuntReason::Ike | PuntReason::Arp { .. } | PuntReason::Nhrp { peer: None, .. } => PUNT_RING / 2,
+        PuntReason::Ike { .. } | PuntReason::Arp { .. } | PuntReason::Nhrp { peer: None, .. } => {
+            PUNT_RING / 2
+        }
         // Of anybody.
         _ => PUNT_RING / 4,
     }
@@ -154,9 +156,10 @@ mod tests {
         let counters = Arc::new(Counters::new(0));
         let (punter, mut receiver) = punt_ring::<HeapBuffer>(Arc::clone(&counters));
         let mut pool = HeapPool::new(2 * PUNT_RING);
-        for (reason, waiting) in
-            [(PuntReason::Local { tunnel: None }, PUNT_RING / 4), (PuntReason::Ike, PUNT_RING / 2)]
-        {
+        for (reason, waiting) in [
+            (PuntReason::Local { tunnel: None }, PUNT_RING / 4),
+            (PuntReason::Ike { worker: dmvpn_tables::WorkerId(0) }, PUNT_RING / 2),
+        ] {
             for _ in 0..PUNT_RING {
                 punter.punt(reason, pool.alloc().unwrap());
             }

@@ -12,7 +12,7 @@ pub(crate) mod replicate;
 
 use arrayvec::ArrayVec;
 use dmvpn_esp::prefetch;
-use dmvpn_tables::{Neighbor, NeighborId, Path, Peer, PeerId, PuntReason, Snapshot};
+use dmvpn_tables::{Neighbor, NeighborId, Path, Peer, PeerId, PuntReason, Snapshot, WorkerId};
 
 use crate::counters::{Counters, DropReason};
 use crate::frame::{Buffer, Entry, FRAME_SIZE, Frame, Pool};
@@ -49,7 +49,7 @@ impl<'a, P: Pool> Context<'a, P> {
     }
 
     /// Gives a packet to the worker that owns its SA; it leaves with the others of the stage.
-    pub(crate) fn hand_over(&mut self, owner: usize, entry: Entry, packet: P::Buffer) {
+    pub(crate) fn hand_over(&mut self, owner: WorkerId, entry: Entry, packet: P::Buffer) {
         self.handoff.give(owner, entry, packet, self.counters);
     }
 
@@ -134,9 +134,11 @@ impl<B: Buffer> Frames<'_, B> {
 }
 
 /// The peers of a batch. They lie scattered in memory: what a step reads is asked for from all of them before it is read
-/// from the first, and so are their SAs.
+/// from the first, and so are the SAs of `worker`. (Those of others it leaves alone: to look at what another core writes
+/// costs that core a wait, too.)
 pub(crate) fn find_peers(
     snapshot: &Snapshot,
+    worker: WorkerId,
     ids: impl Iterator<Item = PeerId>,
 ) -> ArrayVec<Option<&Peer>, FRAME_SIZE> {
     let mut slots = ArrayVec::<_, FRAME_SIZE>::new();
@@ -154,6 +156,7 @@ pub(crate) fn find_peers(
     for &(id, slot) in &slots {
         let peer = slot.as_deref().filter(|peer| peer.id() == id);
         if let Some(peer) = peer
+            && peer.owner() == Some(worker)
             && let Path::Esp { sa, .. } = peer.path()
         {
             sa.prefetch();

@@ -59,7 +59,7 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
         let (injector, injections) = inject_ring(Arc::clone(&counters));
         // Workers number their packets apart, as far as 16 bits allow (RFC 6864 section 4.3).
         let apart = usize::from(u16::MAX) / handoff.workers();
-        let identification = u16::try_from(apart * handoff.worker()).unwrap_or_default();
+        let identification = u16::try_from(apart).unwrap_or_default().wrapping_mul(handoff.worker().0);
         let ports = Ports::new(links, Arc::clone(&counters));
         let control = ControlEnd { punts, injector, counters: Arc::clone(&counters) };
         let replicator = Replicator::new();

@@ -194,7 +194,7 @@ impl Tables {
             working: network.snapshot.clone(),
             publisher,
             suite: network.suite,
-            peers: Peers::new(0),
+            peers: Peers::new(0, 1),
             spokes: Vec::new(),
             spis,
             rekeying: (0, 0),
@@ -353,7 +353,7 @@ mod tests {
     /// Every peer has a path at any moment, SAs that are replaced go, and a station that comes is found.
     #[test]
     fn tables_stay_whole() {
-        let network = Network::new(Kernel::best(), "aes128gcm".parse().unwrap(), PEERS, 1).unwrap();
+        let network = Network::new(Kernel::best(), "aes128gcm".parse().unwrap(), PEERS, 1, 1).unwrap();
         let (publisher, _) = Publisher::new(network.snapshot.clone(), 0);
         let mut random = ChaCha8Rng::seed_from_u64(7);
         let mut tables = Tables::new(&network, publisher, &mut random).unwrap();

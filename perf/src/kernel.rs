@@ -96,7 +96,7 @@ fn measure(
     let seed = arguments.cases.seed;
     let mut contenders = Vec::new();
     for (_, setup) in &variants {
-        let network = Network::new(setup.kernel, setup.suite.0, setup.peers, seed)?;
+        let network = Network::new(setup.kernel, setup.suite.0, setup.peers, 1, seed)?;
         contenders.push(Contender::new(rig.clock, pool, *setup, Rc::new(network), None, seed));
     }
     let network = Rc::clone(&contenders[0].network);
@@ -278,7 +278,7 @@ mod tests {
         let mut checked = 0;
         for suite in ["aes256-sha1", "aes128-sha1", "aes256-sha256", "aes256gcm", "aes128gcm", "3des-md5"] {
             let suite = suite.parse::<NamedSuite>().unwrap().0;
-            let network = Network::new(Kernel::best(), suite, 3, 7).unwrap();
+            let network = Network::new(Kernel::best(), suite, 3, 1, 7).unwrap();
             for (direction, way) in [(Direction::Encap, Way::ToSpoke), (Direction::Decap, Way::ToHub)] {
                 let keys = |way| (0..3).map(|spoke| network.keymat(spoke, way)).collect::<Vec<_>>();
                 for &name in Name::value_variants() {

@@ -103,7 +103,7 @@ fn measure(
     other: usize,
 ) -> anyhow::Result<Vec<Cell>> {
     let clock = rig.clock;
-    let network = Network::new(setup.kernel, setup.suite.0, setup.peers, cases.seed)?;
+    let network = Network::new(setup.kernel, setup.suite.0, setup.peers, 1, cases.seed)?;
     let (publisher, mut readers) = Publisher::new(network.snapshot.clone(), 1);
     let churn = Churn::new(clock, &network, publisher, PROGRAM, cases.seed)?;
     let reader = readers.pop().context("no reader")?;

@@ -52,6 +52,7 @@ pub(crate) struct Network {
     pub(crate) spokes: Vec<Spoke>,
     pub(crate) suite: Suite,
     kernel: Kernel,
+    workers: u16,
     seed: u64,
 }
 
@@ -73,14 +74,20 @@ pub(crate) enum Way {
 }
 
 impl Network {
-    /// With so many spokes, all with SAs of `suite` that run on `kernel`.
+    /// With so many spokes, all with SAs of `suite` that run on `kernel` and belong to one of the hub's `workers` each.
     ///
     /// # Errors
     /// There are none, or too many.
-    pub(crate) fn new(kernel: Kernel, suite: Suite, spokes: u32, seed: u64) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        kernel: Kernel,
+        suite: Suite,
+        spokes: u32,
+        workers: u16,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
         ensure!((1..=MOST_SPOKES).contains(&spokes), "from 1 to {MOST_SPOKES} peers");
-        let mut network =
-            Self { snapshot: hub()?, spokes: Vec::with_capacity(spokes as usize), suite, kernel, seed };
+        let (snapshot, known) = (hub()?, Vec::with_capacity(spokes as usize));
+        let mut network = Self { snapshot, spokes: known, suite, kernel, workers, seed };
         let generation = ChaCha8Rng::seed_from_u64(seed).next_u32();
         let (mut peers, mut spis) =
             (HandlePool::new(spokes, generation), HandlePool::new(spokes, !generation));
@@ -112,22 +119,20 @@ impl Network {
             IvSeed::new(random)
         };
         let (to_spoke, to_hub) = (self.keys(number, Way::ToSpoke)?, self.keys(number, Way::ToHub)?);
+        // As the control plane has it: the worker that what comes from there arrives at.
+        let owner = queue(number, self.workers);
+        let to_spoke = OutboundSa::for_kernel(self.kernel, their_spi, &to_spoke, iv_seed());
+        let from_spoke = InboundSa::for_kernel(self.kernel, spi, &to_hub, WindowSize::default());
         let spoke = Spoke {
-            to_spoke: Arc::new(OutboundSa::for_kernel(self.kernel, their_spi, &to_spoke, iv_seed())),
-            from_spoke: Arc::new(InboundSa::for_kernel(self.kernel, spi, &to_hub, WindowSize::default())),
+            to_spoke: Arc::new(to_spoke.owned_by(owner)),
+            from_spoke: Arc::new(from_spoke.owned_by(owner)),
             to_hub: OutboundSa::for_kernel(self.kernel, spi, &to_hub, iv_seed()),
         };
 
         let tables = &mut self.snapshot;
         let tunnel = tables.tunnels.first().context("no tunnel")?.clone();
-        let inbound = Inbound {
-            sa: Arc::clone(&spoke.from_spoke),
-            peer: id,
-            tunnel: tunnel.id,
-            mode: Mode::Transport,
-            remote: underlay(number),
-            udp: None,
-        };
+        let sa = Arc::clone(&spoke.from_spoke);
+        let inbound = Inbound::new(sa, id, tunnel.id, Mode::Transport, underlay(number), None);
         tables.inbound.set(PeerId(spi).index(), Some(Arc::new(inbound)));
         let endpoints = Endpoints { local: HUB, remote: underlay(number), udp: None };
         let path = Path::Esp { sa: Arc::clone(&spoke.to_spoke), mode: Mode::Transport };
@@ -154,6 +159,12 @@ impl Network {
         rng.fill_bytes(&mut keymat);
         keymat
     }
+}
+
+/// The receive queue that a NIC puts what comes from a spoke into: by a hash of its address, whatever the protocol.
+pub(crate) fn queue(spoke: u32, queues: u16) -> u16 {
+    let hash = underlay(spoke).to_bits().wrapping_mul(0x85eb_ca6b) >> 16;
+    u16::try_from(hash % u32::from(queues.max(1))).unwrap_or_default()
 }
 
 /// A spoke on the underlay.

@@ -151,7 +151,7 @@ struct Bench {
 
 impl Bench {
     fn new(clock: Clock, pool: &Mempool, setup: Setup, seed: u64) -> anyhow::Result<Self> {
-        let network = Network::new(setup.kernel, setup.suite.0, setup.peers, seed)?;
+        let network = Network::new(setup.kernel, setup.suite.0, setup.peers, 1, seed)?;
         let traffic = Traffic::new(setup.direction, setup.size, &network, seed);
         let (publisher, readers) = Publisher::new(network.snapshot.clone(), 1);
         let (wan, lan) = (MemoryPort::new(setup.burst), MemoryPort::new(setup.burst));

@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                     None => identity,
                 }
             };
-            let network = Network::new(setup.kernel, setup.suite.0, setup.peers, cases.seed)?;
+            let network = Network::new(setup.kernel, setup.suite.0, setup.peers, 1, cases.seed)?;
             let (publisher, mut readers) = Publisher::new(network.snapshot.clone(), 1);
             let churn = Churn::new(rig.clock, &network, publisher, PROGRAM, cases.seed)?;
             let reader = readers.pop().context("no reader")?;

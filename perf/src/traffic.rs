@@ -10,7 +10,8 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::cases::{Direction, LARGEST, Size};
 use crate::network::{
-    GATEWAY_MAC, HOSTS, HUB, KEY, LAN_MAC, Network, WAN_MAC, lan_host, lan_host_mac, spoke_host, underlay,
+    GATEWAY_MAC, HOSTS, HUB, KEY, LAN_MAC, Network, WAN_MAC, lan_host, lan_host_mac, queue, spoke_host,
+    underlay,
 };
 
 /// Where the ESP header begins in a frame on the WAN.
@@ -33,7 +34,7 @@ pub(crate) struct Traffic {
     count: usize,
     number: u16,
     /// The receive queue that they come by, and how many there are.
-    queue: (u32, u32),
+    queue: (u16, u16),
 }
 
 /// One packet, wherever it is on its way.
@@ -64,11 +65,10 @@ impl Traffic {
         }
     }
 
-    /// Those of them that come by one of `queues` receive queues, by a hash over their outermost addresses: from a spoke
-    /// always by the same one, from the LAN (where every packet is of another flow) by any.
-    pub(crate) fn of_queue(mut self, queue: usize, queues: usize) -> Self {
-        let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
-        self.queue = (number(queue), number(queues));
+    /// Those of them that come by one of `queues` receive queues: from a spoke always by the same one, from the LAN (where
+    /// every packet is of another flow) by any.
+    pub(crate) fn of_queue(mut self, queue: u16, queues: u16) -> Self {
+        self.queue = (queue, queues);
         self
     }
 
@@ -98,9 +98,9 @@ impl Traffic {
 
     /// A spoke whose packets come by this queue; any, if there is none.
     fn sender(&mut self) -> u32 {
-        let (queue, queues) = self.queue;
-        let of_queue = |spoke: &u32| (spoke.wrapping_mul(0x85eb_ca6b) >> 15) % queues == queue;
-        let tries = if self.direction == Direction::Encap { 1 } else { 64 * queues };
+        let (number, queues) = self.queue;
+        let of_queue = |spoke: &u32| queue(*spoke, queues) == number;
+        let tries = if self.direction == Direction::Encap { 1 } else { 64 * u32::from(queues) };
         let mut spokes = (0..tries).map(|_| self.rng.next_u32() % self.spokes);
         let any = spokes.next().unwrap_or_default();
         if of_queue(&any) { any } else { spokes.find(of_queue).unwrap_or(any) }

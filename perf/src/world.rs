@@ -83,14 +83,10 @@ impl World {
                 tunnels.push(mirrored_tunnel(tunnel, interface, entry));
             }
             let local = local_address(config, interface)?;
-            let inbound = Inbound {
-                sa: maker.inbound(&entry.outbound, profile)?,
-                peer: peer_id(index)?,
-                tunnel,
-                mode: mode(&entry.outbound, local, entry.remote),
-                remote: local,
-                udp: entry.nat_port.map(|_| UdpPorts { local: udp::IKE_NAT, remote: udp::IKE_NAT }),
-            };
+            let sa = maker.inbound(&entry.outbound, profile)?;
+            let mode = mode(&entry.outbound, local, entry.remote);
+            let udp = entry.nat_port.map(|_| UdpPorts { local: udp::IKE_NAT, remote: udp::IKE_NAT });
+            let inbound = Inbound::new(sa, peer_id(index)?, tunnel, mode, local, udp);
             install_inbound(&mut snapshot, inbound)?;
             for prefix in routes(entry) {
                 snapshot.fib.insert(prefix, lan);
@@ -115,7 +111,8 @@ impl World {
             let (_, _, profile) = find_tunnel(config, &entry.tunnel)?;
             for sa in [&entry.inbound, &entry.outbound] {
                 let Some(old) = self.snapshot.inbound_sa(sa.spi) else { continue };
-                let renewed = Inbound { sa: maker.inbound(sa, profile)?, ..**old };
+                let Inbound { peer, tunnel, mode, remote, udp, .. } = **old;
+                let renewed = Inbound::new(maker.inbound(sa, profile)?, peer, tunnel, mode, remote, udp);
                 self.snapshot.inbound.set(slot(sa.spi), Some(Arc::new(renewed)));
             }
         }
@@ -249,7 +246,7 @@ fn add_peer(
 
     let sa = maker.inbound(&entry.inbound, profile)?;
     let mode = mode(&entry.inbound, entry.remote, local);
-    install_inbound(snapshot, Inbound { sa, peer: id, tunnel: number, mode, remote: entry.remote, udp })?;
+    install_inbound(snapshot, Inbound::new(sa, id, number, mode, entry.remote, udp))?;
 
     let to_peer = AdjacencyId(u32::try_from(snapshot.adjacencies.len())?);
     snapshot.adjacencies.set(to_peer.0 as usize, Adjacency::Tunnel(id));

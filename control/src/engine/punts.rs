@@ -2,11 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use dmvpn_tables::{Inject, NeighborId, PortId, Punt, PuntReason, TunnelId};
+use dmvpn_tables::{Inject, NeighborId, PortId, Punt, PuntReason, TunnelId, WorkerId};
 use dmvpn_wire::icmp::{Problem, Unreachable};
 use dmvpn_wire::udp::Encapsulated;
 use dmvpn_wire::{IpProtocol, View, ipv4, udp};
 
+use super::interfaces::tunnels;
 use super::{Alarm, Engine, Output, What};
 use crate::rib::{Gateway, NextHop, Origin, Route};
 use crate::time::Instant;
@@ -19,7 +20,7 @@ impl Engine {
             PuntReason::Arp { port } => self.arp.handle(now, port, &packet),
             // No interface is configured by DHCP, so nobody waits for this.
             PuntReason::Dhcp { .. } => {}
-            PuntReason::Ike => self.datagram(now, &packet),
+            PuntReason::Ike { worker } => self.datagram(now, worker, &packet),
             PuntReason::Nhrp { tunnel, peer, source } => {
                 let from = peer.or_else(|| self.clear_peer(now, tunnel, source));
                 if let Some(from) = from {
@@ -114,8 +115,8 @@ impl Engine {
         }
     }
 
-    /// An IKE datagram, from its IPv4 header on.
-    fn datagram(&mut self, now: Instant, packet: &[u8]) {
+    /// An IKE datagram, from its IPv4 header on, which a worker has received.
+    fn datagram(&mut self, now: Instant, worker: WorkerId, packet: &[u8]) {
         let Ok(ipv4::Packet { header, payload, .. }) = ipv4::Packet::parse(packet) else { return };
         let (source, destination) = (header.source(), header.destination());
         let Ok((udp, content)) = udp::Header::parse(payload) else { return };
@@ -130,6 +131,10 @@ impl Engine {
             },
             _ => return,
         };
+        // ESP of that peer will arrive there, too: both have the same addresses.
+        for (tunnel, _) in tunnels(&self.config) {
+            self.peers.arrive_at(tunnel, source, worker);
+        }
         self.ike.handle(
             now,
             ike::Input::Datagram {

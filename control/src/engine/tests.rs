@@ -306,7 +306,7 @@ fn any_punt_is_survived() {
         PuntReason::Arp { port: WAN },
         PuntReason::Arp { port: PortId(77) },
         PuntReason::Dhcp { port: WAN },
-        PuntReason::Ike,
+        PuntReason::Ike { worker: dmvpn_tables::WorkerId(9) },
         PuntReason::Nhrp { tunnel: TunnelId(9), peer: None, source: GATEWAY },
         PuntReason::Nhrp { tunnel: TUNNEL, peer: Some(PeerId(5)), source: GATEWAY },
         PuntReason::Local { tunnel: None },

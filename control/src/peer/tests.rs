@@ -52,7 +52,7 @@ fn identity() -> Identity {
 }
 
 fn one_peer(tables: &mut Snapshot) -> Peers {
-    let mut peers = Peers::new(1);
+    let mut peers = Peers::new(1, 4);
     let at = endpoints([203, 0, 113, 2], None);
     peers.insert(PEER, Peer::protected(TUNNEL, at, identity(), Some(NeighborId(0))));
     peers.relocate(tables, PEER, at, Some(NeighborId(0)));
@@ -118,10 +118,54 @@ fn a_move_keeps_the_state_of_its_sas() {
 }
 
 #[test]
+fn an_sa_keeps_its_worker_and_the_next_one_follows_the_peer() {
+    let mut tables = tables(true);
+    let mut peers = one_peer(&mut tables);
+    let [here, there] = [endpoints([203, 0, 113, 2], None), endpoints([203, 0, 113, 77], None)];
+    let sending = |tables: &Snapshot| tables.peer(PEER).unwrap().owner();
+    let receiving = |tables: &Snapshot, spi| tables.inbound_sa(spi).unwrap().owner();
+
+    peers.arrive_at(TUNNEL, here.remote, WorkerId(3));
+    peers.arrive_at(TunnelId(1), here.remote, WorkerId(0));
+    peers.arrive_at(TUNNEL, there.remote, WorkerId(0));
+    peers.install_inbound(&mut tables, &new_sa(0x10_0001), WindowSize::default());
+    peers.install_outbound(&mut tables, &new_sa(0xaaaa), IvSeed::new([1; 16]));
+    assert_eq!((sending(&tables), receiving(&tables, 0x10_0001)), (Some(WorkerId(3)), WorkerId(3)));
+
+    // Its packets come to another worker; whatever is published anew meanwhile, those SAs stay.
+    peers.relocate(&mut tables, PEER, there, Some(NeighborId(0)));
+    peers.arrive_at(TUNNEL, there.remote, WorkerId(1));
+    peers.relocate(&mut tables, PEER, there, Some(NeighborId(4)));
+    assert_eq!((sending(&tables), receiving(&tables, 0x10_0001)), (Some(WorkerId(3)), WorkerId(3)));
+
+    peers.install_inbound(&mut tables, &new_sa(0x10_0002), WindowSize::default());
+    assert_eq!((sending(&tables), receiving(&tables, 0x10_0002)), (Some(WorkerId(3)), WorkerId(1)));
+    peers.install_outbound(&mut tables, &new_sa(0xbbbb), IvSeed::new([1; 16]));
+    assert_eq!((sending(&tables), receiving(&tables, 0x10_0001)), (Some(WorkerId(1)), WorkerId(3)));
+}
+
+#[test]
+fn peers_that_nobody_has_heard_of_are_shared_out_evenly() {
+    let peer = Peer::protected(TUNNEL, endpoints([203, 0, 113, 2], None), identity(), None);
+    for workers in 1..=8u16 {
+        for (peers, stride) in [(1000, 1), (1000, 2), (1000, 8), (100_000, 1)] {
+            let mut owned = vec![0; workers.into()];
+            for n in 0..peers {
+                let owner = peer.owner(PeerId((5 << 20) | (n * stride)), workers);
+                assert_eq!(peer.owner(PeerId((6 << 20) | (n * stride)), workers), owner);
+                owned[usize::from(owner.0)] += 1;
+            }
+            let fair = peers / u32::from(workers);
+            assert!(owned.iter().all(|&count| count >= fair * 9 / 10), "{workers} {stride}: {owned:?}");
+        }
+    }
+}
+
+#[test]
 fn no_clear_peer_on_a_protected_tunnel() {
     for protected in [false, true] {
         let mut tables = tables(protected);
-        let mut peers = Peers::new(1);
+        let mut peers = Peers::new(1, 1);
         let id = peers.clear_handle().unwrap();
         let at = endpoints([203, 0, 113, 2], None);
         peers.insert(id, Peer::clear(TUNNEL, at, None));

@@ -23,4 +23,4 @@ pub use eal::{Eal, EalOptions, Memory, RegisteredThread};
 pub use error::{Errno, Error};
 pub use mbuf::Mbuf;
 pub use mempool::Mempool;
-pub use port::{Configured, Port, PortOptions, PortStats, Queue, Started};
+pub use port::{Configured, Port, PortOptions, PortStats, Queue, Spread, Started};

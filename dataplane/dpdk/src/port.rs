@@ -27,6 +27,17 @@ pub struct PortOptions {
     pub queues: u16,
     /// Largest packet after the Ethernet header, in bytes.
     pub mtu: u16,
+    /// What its receive queues share the traffic by.
+    pub spread: Spread,
+}
+
+/// What decides which of several receive queues a packet comes to, as far as the device knows of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    /// Its IP addresses alone: so all that a peer sends, IKE and ESP, in UDP or not, comes to one worker.
+    Addresses,
+    /// Its IP addresses, and its TCP or UDP ports: so the connections between two hosts come to all workers.
+    Flows,
 }
 
 /// State of a [`Port`]: set up, and at rest.
@@ -87,8 +98,7 @@ struct Shared {
 }
 
 impl Port<Configured> {
-    /// Sets a device up: promiscuous mode off, received packets in buffers of `pool`. Several receive queues
-    /// share the traffic by a hash over addresses, UDP ports and SPI, as far as the device knows these.
+    /// Sets a device up: promiscuous mode off, received packets in buffers of `pool`.
     ///
     /// # Errors
     /// The device is not there, has too few queues, does not take the MTU, or its driver refuses.
@@ -117,8 +127,9 @@ impl Port<Configured> {
             return Err(Error::Mtu { device: device.clone(), wanted: options.mtu, min, max });
         }
 
+        let by_flow = options.spread == Spread::Flows;
         // SAFETY: the port exists, and is not started: it was claimed just now.
-        step("configure", unsafe { dpdk_sys::shim_configure(id, options.queues, options.mtu) })?;
+        step("configure", unsafe { dpdk_sys::shim_configure(id, options.queues, options.mtu, by_flow) })?;
         let (mut rx_descriptors, mut tx_descriptors) = (DESCRIPTORS, DESCRIPTORS);
         // SAFETY: as above.
         step("adjust its rings", unsafe {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use dmvpn_dataplane::frame::{Buffer, FRAME_SIZE, Frame, HEADROOM, Pool, TAILROOM};
 use dmvpn_dataplane::link::Link;
-use dmvpn_dpdk::{Clock, Device, Eal, EalOptions, Error, Memory, Mempool, Port, PortOptions};
+use dmvpn_dpdk::{Clock, Device, Eal, EalOptions, Error, Memory, Mempool, Port, PortOptions, Spread};
 
 const BUFFERS: u32 = 1023;
 
@@ -27,7 +27,8 @@ fn buffers_and_ports() {
     the_pool_is_bounded_and_gets_everything_back(&pool);
     threads_share_it(&eal, &pool);
 
-    let port = |device, queues, mtu| Port::new(device, &pool, PortOptions { queues, mtu });
+    let port =
+        |device, queues, mtu| Port::new(device, &pool, PortOptions { queues, mtu, spread: Spread::Flows });
     assert!(matches!(port(&absent, 1, 1500), Err(Error::NoDevice(_))));
     let (started, mut queues) = port(&device, 2, 1500).unwrap().start().unwrap();
     assert!(matches!(port(&device, 1, 1500), Err(Error::Taken(_))));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dmvpn_dataplane::frame::{Buffer, Frame};
 use dmvpn_dataplane::link::Link;
-use dmvpn_dpdk::{Device, Eal, EalOptions, Memory, Mempool, Port, PortOptions};
+use dmvpn_dpdk::{Device, Eal, EalOptions, Memory, Mempool, Port, PortOptions, Spread};
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 
 const BUFFERS: u32 = 511;
@@ -25,7 +25,8 @@ fn packets_pass_unchanged_and_chains_do_not() {
         format!("net_pcap0,rx_pcap={},tx_pcap={}", input.display(), output.display()).parse().unwrap();
     let eal = Eal::init(&EalOptions { memory: Memory::Ordinary(64), devices: vec![device.clone()] }).unwrap();
     let pool = Mempool::new(&eal, BUFFERS, 1500).unwrap();
-    let port = Port::new(&device, &pool, PortOptions { queues: 1, mtu: 1500 }).unwrap();
+    let port =
+        Port::new(&device, &pool, PortOptions { queues: 1, mtu: 1500, spread: Spread::Addresses }).unwrap();
     let (port, mut queues) = port.start().unwrap();
 
     let mut frame = Frame::new();

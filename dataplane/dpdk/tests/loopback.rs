@@ -2,7 +2,7 @@
 
 use dmvpn_dataplane::frame::{Buffer, FRAME_SIZE, Frame, Pool};
 use dmvpn_dataplane::link::Link;
-use dmvpn_dpdk::{Device, Eal, EalOptions, Mbuf, Memory, Mempool, Port, PortOptions, Queue};
+use dmvpn_dpdk::{Device, Eal, EalOptions, Mbuf, Memory, Mempool, Port, PortOptions, Queue, Spread};
 
 const BUFFERS: u32 = 4095;
 
@@ -11,7 +11,8 @@ fn a_full_ring_takes_a_part_and_leaves_the_rest_in_order() {
     let device: Device = "net_ring0".parse().unwrap();
     let eal = Eal::init(&EalOptions { memory: Memory::Ordinary(64), devices: vec![device.clone()] }).unwrap();
     let pool = Mempool::new(&eal, BUFFERS, 1500).unwrap();
-    let port = Port::new(&device, &pool, PortOptions { queues: 1, mtu: 1500 }).unwrap();
+    let port =
+        Port::new(&device, &pool, PortOptions { queues: 1, mtu: 1500, spread: Spread::Addresses }).unwrap();
     let (port, mut queues) = port.start().unwrap();
     let queue = &mut queues[0];
 

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use arrayvec::ArrayVec;
 use dmvpn_esp::{self as esp, OpenError, OpenJob, Opened, prefetch};
-use dmvpn_tables::{Inbound, Mode, PuntReason, Snapshot};
+use dmvpn_tables::{Inbound, Mode, PuntReason, Snapshot, WorkerId};
 use dmvpn_wire::{IpProtocol, View, esp::Header as EspHeader, ipv4, udp};
 
 use crate::counters::DropReason;
@@ -18,14 +18,14 @@ enum Found<'a> {
     /// Opened here.
     Sa(&'a Inbound),
     /// Handed over to the worker that owns the SA.
-    Elsewhere(usize),
+    Elsewhere(WorkerId),
     /// Nothing.
     Drop(DropReason),
 }
 
 /// Opens all packets of the batch that this worker owns the SAs of, and hands over the others.
 pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::Buffer>) {
-    let entries = find_entries(cx.snapshot, &frames.decrypt);
+    let entries = find_entries(cx.snapshot, cx.handoff.worker(), &frames.decrypt);
     let mut batch = Frame::new();
     let mut sas = ArrayVec::<&Inbound, FRAME_SIZE>::new();
     for (packet, entry) in frames.decrypt.drain(..).zip(&entries) {
@@ -57,9 +57,11 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
 }
 
 /// What is in the slots of a batch's SPIs. SAs lie scattered in memory: what a step reads is asked for from all of them
-/// before it is read from the first.
+/// before it is read from the first; of the SAs, those of `worker`, since looking at what another core writes costs that
+/// core a wait, too.
 fn find_entries<'a, B: Buffer>(
     snapshot: &'a Snapshot,
+    worker: WorkerId,
     packets: &[B],
 ) -> ArrayVec<Option<&'a Inbound>, FRAME_SIZE> {
     let mut slots = ArrayVec::<_, FRAME_SIZE>::new();
@@ -78,7 +80,7 @@ fn find_entries<'a, B: Buffer>(
         }
         entries.push(entry);
     }
-    for entry in entries.iter().flatten() {
+    for entry in entries.iter().flatten().filter(|entry| entry.owner() == worker) {
         entry.sa.prefetch();
     }
     entries
@@ -96,7 +98,7 @@ fn find<'a, P: Pool>(cx: &mut Context<'a, P>, entry: Option<&'a Inbound>, packet
     if inbound.udp.is_some() != meta.has(Meta::IN_UDP) {
         return Found::Drop(DropReason::EspEncapsulation);
     }
-    match cx.handoff.owner(inbound.peer) {
+    match inbound.owner() {
         owner if owner == cx.handoff.worker() => Found::Sa(inbound),
         owner => Found::Elsewhere(owner),
     }

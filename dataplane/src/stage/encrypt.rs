@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 use dmvpn_esp::{self as esp, OutboundSa, SealError, SealJob};
-use dmvpn_tables::{Encapsulation, Neighbor, Path, Peer, PeerId, PuntReason, Snapshot, Variable};
+use dmvpn_tables::{Encapsulation, Neighbor, Path, Peer, PeerId, PuntReason, Snapshot, Variable, WorkerId};
 use dmvpn_wire::{EtherType, View, eth, ipv4};
 
 use crate::counters::DropReason;
@@ -19,7 +19,7 @@ enum Next<'a> {
     /// The same, but it has to be cut first.
     Fragment(&'a Peer),
     /// Handed over to the worker that owns the SA.
-    Elsewhere(usize),
+    Elsewhere(WorkerId),
     /// Too large, and not to be cut.
     Punt(PuntReason),
     /// Nothing.
@@ -56,7 +56,7 @@ pub(crate) fn run<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
     ports: &mut Ports<L>,
 ) {
     if !frames.to_peer.is_empty() {
-        find(cx.snapshot, frames);
+        find(cx.snapshot, cx.handoff.worker(), frames);
     }
     let mut batch = Batch { packets: Frame::new(), seals: ArrayVec::new() };
     for ForPeer { packet, peer } in frames.encrypt.drain(..) {
@@ -80,8 +80,9 @@ pub(crate) fn run<'a, P: Pool, L: Link<Buffer = P::Buffer>>(
 }
 
 /// Finds the peers of packets that do not come from the forward stage.
-fn find<'a, B: Buffer>(snapshot: &'a Snapshot, frames: &mut Frames<'a, B>) {
-    let peers = find_peers(snapshot, frames.to_peer.iter().map(|packet| PeerId(packet.meta().to_peer)));
+fn find<'a, B: Buffer>(snapshot: &'a Snapshot, worker: WorkerId, frames: &mut Frames<'a, B>) {
+    let ids = frames.to_peer.iter().map(|packet| PeerId(packet.meta().to_peer));
+    let peers = find_peers(snapshot, worker, ids);
     for (packet, peer) in frames.to_peer.drain(..).zip(peers) {
         packet.prefetch_headroom();
         frames.encrypt.push(ForPeer { packet, peer });
@@ -99,8 +100,7 @@ fn classify<'a, P: Pool>(cx: &Context<'a, P>, peer: Option<&'a Peer>, packet: &P
     }
     match peer.path() {
         Path::Esp { .. } => {
-            let owner = cx.handoff.owner(peer.id());
-            if owner != cx.handoff.worker() {
+            if let Some(owner) = peer.owner().filter(|owner| *owner != cx.handoff.worker()) {
                 return Next::Elsewhere(owner);
             }
         }

@@ -33,7 +33,7 @@ const FIRST_OF_MULTICAST: u8 = 224;
 /// Looks up all packets of the batch.
 pub(crate) fn run<'a, P: Pool>(cx: &mut Context<'a, P>, frames: &mut Frames<'a, P::Buffer>) {
     let ways = look_up(cx.snapshot, &frames.forward);
-    let peers = find_peers(cx.snapshot, ways.iter().filter_map(|way| way.peer()));
+    let peers = find_peers(cx.snapshot, cx.handoff.worker(), ways.iter().filter_map(|way| way.peer()));
     let mut peers = peers.iter();
     for (mut packet, way) in frames.forward.drain(..).zip(&ways) {
         let peer = way.peer().and_then(|_| *peers.next()?);

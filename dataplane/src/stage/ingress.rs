@@ -121,7 +121,7 @@ fn to_underlay<P: Pool>(cx: &Context<'_, P>, header: ipv4::Header, packet: &mut 
     let header_len = header.header_len();
     match header.protocol() {
         IpProtocol::ESP => esp(header_len, packet),
-        IpProtocol::UDP => udp(header_len, packet),
+        IpProtocol::UDP => udp(cx, header_len, packet),
         _ => clear_gre(cx, header, packet),
     }
 }
@@ -139,15 +139,16 @@ fn esp<B: Buffer>(offset: usize, packet: &mut B) -> Next {
 }
 
 #[inline(never)]
-fn udp<B: Buffer>(header_len: usize, packet: &mut B) -> Next {
+fn udp<P: Pool>(cx: &Context<'_, P>, header_len: usize, packet: &mut P::Buffer) -> Next {
     let payload = packet.bytes().get(header_len..).unwrap_or_default();
     let Ok((header, data)) = udp::Header::parse(payload) else {
         return Next::Drop(DropReason::UdpLength);
     };
+    let ike = PuntReason::Ike { worker: cx.handoff.worker() };
     match header.destination_port() {
-        udp::IKE => Next::Punt(PuntReason::Ike),
+        udp::IKE => Next::Punt(ike),
         udp::IKE_NAT => match Encapsulated::parse(data) {
-            Ok(Encapsulated::Ike(_)) => Next::Punt(PuntReason::Ike),
+            Ok(Encapsulated::Ike(_)) => Next::Punt(ike),
             Ok(Encapsulated::Keepalive) => Next::Drop(DropReason::NatKeepalive),
             Ok(Encapsulated::Esp(_)) => {
                 let surplus = payload.len() - usize::from(header.length());

@@ -27,8 +27,6 @@ pub struct Encapsulation {
     padding_mask: u8,
     icv_len: u8,
     next_header: IpProtocol,
-    in_udp: bool,
-    tunnel_mode: bool,
 }
 
 /// IPv4 and UDP, or IPv4 and GRE, with a word to spare: copies of a round size cost the least.
@@ -112,8 +110,6 @@ impl Encapsulation {
             padding_mask: octet(suite.map_or(0, |suite| suite.block() - 1)),
             icv_len: octet(suite.map_or(0, |suite| suite.icv_len())),
             next_header: if mode == Mode::Transport { IpProtocol::GRE } else { IpProtocol::IPV4 },
-            in_udp: udp.is_some(),
-            tunnel_mode: mode != Mode::Transport,
             outer: outer.aligned(),
             inner: inner.aligned(),
         }
@@ -163,10 +159,10 @@ impl Encapsulation {
 
         let (header, rest) = ipv4::Header::view_mut(room.get_mut(outer..)?).ok()?;
         header.complete(template(&self.outer, self.outer_len)?, tos, extent.total, identification, ttl);
-        if self.in_udp {
+        if usize::from(self.outer_len) > ipv4::Header::LEN {
             udp::Header::view_mut(rest).ok()?.0.set_length(extent.total - IPV4_LEN);
         }
-        if self.tunnel_mode {
+        if self.inner_len > self.gre_len {
             let (header, _) = ipv4::Header::view_mut(room.get_mut(inner..)?).ok()?;
             let total_length = u16::try_from(extent.payload).ok()?;
             header.complete(template(&self.inner, self.inner_len)?, tos, total_length, identification, ttl);

@@ -18,6 +18,11 @@ pub struct AdjacencyId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NeighborId(pub u32);
 
+/// A worker, numbered from 0 in the order of the configuration. Of every SA one worker is the owner, as long as the SA
+/// lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u16);
+
 /// The far end of a tunnel: slab index and generation in one word.
 ///
 /// A packet on its way to the control thread may outlive the peer it came from. The generation

@@ -24,7 +24,7 @@ pub use adjacency::{Adjacency, Neighbor};
 pub use dmvpn_esp as esp;
 pub use encapsulation::{Encapsulation, Extent, Variable};
 pub use fib::Fib;
-pub use ids::{AdjacencyId, NeighborId, PeerId, PortId, TunnelId};
+pub use ids::{AdjacencyId, NeighborId, PeerId, PortId, TunnelId, WorkerId};
 pub use paged::Paged;
 pub use peer::{ClearOnProtected, Endpoints, Mode, Path, Peer, UdpPorts};
 pub use publish::{Publisher, Reader};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dmvpn_esp::OutboundSa;
 
 use crate::encapsulation::Encapsulation;
-use crate::ids::{NeighborId, PeerId, TunnelId};
+use crate::ids::{NeighborId, PeerId, TunnelId, WorkerId};
 use crate::tunnel::Tunnel;
 
 /// ESP mode (RFC 4303 section 3.1).
@@ -65,6 +65,8 @@ pub struct Peer {
     id: PeerId,
     neighbor: NeighborId,
     tunnel: TunnelId,
+    /// That of the SA, which other workers read here, where nobody writes; any, if there is none.
+    owner: WorkerId,
     endpoints: Endpoints,
     encapsulation: Encapsulation,
 }
@@ -94,7 +96,11 @@ impl Peer {
             return Err(ClearOnProtected);
         }
         let encapsulation = Encapsulation::new(tunnel, &endpoints, &path);
-        Ok(Self { path, id, neighbor, tunnel: tunnel.id, endpoints, encapsulation })
+        let owner = match &path {
+            Path::Esp { sa, .. } => WorkerId(sa.owner()),
+            Path::Clear => WorkerId(0),
+        };
+        Ok(Self { path, id, neighbor, tunnel: tunnel.id, owner, endpoints, encapsulation })
     }
 
     /// Its handle.
@@ -119,6 +125,12 @@ impl Peer {
     #[inline]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The worker that seals its packets, which is that of the SA; `None` for a path in the clear, which any worker may use.
+    #[inline]
+    pub fn owner(&self) -> Option<WorkerId> {
+        matches!(self.path, Path::Esp { .. }).then_some(self.owner)
     }
 
     /// What goes around its packets.

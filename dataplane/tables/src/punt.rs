@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use crate::ids::{NeighborId, PeerId, PortId, TunnelId};
+use crate::ids::{NeighborId, PeerId, PortId, TunnelId, WorkerId};
 
 /// Why a worker hands a packet to the control thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,10 @@ pub enum PuntReason {
         port: PortId,
     },
     /// UDP 500, or UDP 4500 with the non-ESP marker, to an address of ours; from the IPv4 header on.
-    Ike,
+    Ike {
+        /// The worker that received it: where a NIC puts what comes from that address.
+        worker: WorkerId,
+    },
     /// NHRP; from the NHRP header on. `peer` is who sent it, proved by its SA; on a tunnel without
     /// IPsec there is only the outer source address.
     Nhrp {

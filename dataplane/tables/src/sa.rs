@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dmvpn_esp::InboundSa;
 
-use crate::ids::{PeerId, TunnelId};
+use crate::ids::{PeerId, TunnelId, WorkerId};
 use crate::peer::{Mode, UdpPorts};
 
 /// An inbound SA and what it may carry. It has a cache line to itself.
@@ -26,6 +26,29 @@ pub struct Inbound {
     pub remote: Ipv4Addr,
     /// UDP encapsulation, if negotiated.
     pub udp: Option<UdpPorts>,
+    /// That of the SA, which other workers read here, where nobody writes.
+    owner: WorkerId,
+}
+
+impl Inbound {
+    /// An entry for an SA; the other arguments are the fields of that name.
+    pub fn new(
+        sa: Arc<InboundSa>,
+        peer: PeerId,
+        tunnel: TunnelId,
+        mode: Mode,
+        remote: Ipv4Addr,
+        udp: Option<UdpPorts>,
+    ) -> Self {
+        let owner = WorkerId(sa.owner());
+        Self { sa, peer, tunnel, mode, remote, udp, owner }
+    }
+
+    /// The worker that opens its packets.
+    #[inline]
+    pub fn owner(&self) -> WorkerId {
+        self.owner
+    }
 }
 
 const _: () = assert!(size_of::<Inbound>() == 64);

@@ -78,14 +78,8 @@ mod tests {
 
     fn inbound(spi: u32, peer: PeerId) -> Arc<Inbound> {
         let keys = KeyMaterial::new("aes128gcm".parse().unwrap(), &[1; 20], &[]).unwrap();
-        Arc::new(Inbound {
-            sa: Arc::new(InboundSa::new(spi, &keys, WindowSize::default())),
-            peer,
-            tunnel: TunnelId(0),
-            mode: Mode::Transport,
-            remote: Ipv4Addr::LOCALHOST,
-            udp: None,
-        })
+        let sa = Arc::new(InboundSa::new(spi, &keys, WindowSize::default()));
+        Arc::new(Inbound::new(sa, peer, TunnelId(0), Mode::Transport, Ipv4Addr::LOCALHOST, None))
     }
 
     fn peer(id: PeerId) -> Arc<Peer> {

@@ -142,7 +142,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
             receive_from(&mut site, 2, &security(), 1);
             let (outbound, _) = sa_pair(security().suite, 77);
             let endpoints = Endpoints { local: Ipv4Addr::UNSPECIFIED, remote: wan_address(2), udp: None };
-            let path = Path::Esp { sa: outbound, mode: Mode::Transport };
+            let path = Path::Esp { sa: std::sync::Arc::new(outbound), mode: Mode::Transport };
             let entry =
                 Peer::new(peer(2), &site.snapshot.tunnels[0], endpoints, path, NeighborId(2)).unwrap();
             site.snapshot.peers.set(peer(2).index(), Some(std::sync::Arc::new(entry)));
@@ -200,7 +200,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
             site = Site::with_workers(1, 2);
             let outbound = receive_from(&mut site, 2, &security(), 1);
             let esp = esp(&outbound, 47, &gre(KEY));
-            let owner = owner_of(peer(2));
+            let owner = usize::from(site.owner(2).0);
             // One more than the ring holds, while the owner sleeps.
             for _ in 0..257 {
                 let frame = ethernet(wan_mac(1), wan_mac(2), &esp_packet(wan_address(2), me, &esp));
@@ -272,11 +272,6 @@ fn one_too_many(site: &mut Site, packet: &Packet) {
 fn only_worker(mut site: Site, worker: usize) -> Site {
     site.workers = vec![site.workers.remove(worker)];
     site
-}
-
-/// Which of two workers owns the SAs of a peer.
-fn owner_of(peer: dmvpn_tables::PeerId) -> usize {
-    dmvpn_dataplane::Handoff::<dmvpn_dataplane::link::HeapBuffer>::between(2, 1)[0].owner(peer)
 }
 
 /// Site 1, to which site 2 has sent `payload` by ESP.

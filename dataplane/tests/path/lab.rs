@@ -11,7 +11,7 @@ use dmvpn_dataplane::{Buffer, ControlEnd, DropReason, Frame, Handoff, Link, Work
 use dmvpn_tables::esp::{InboundSa, IvSeed, KeyMaterial, OutboundSa, Suite, WindowSize};
 use dmvpn_tables::{
     Adjacency, AdjacencyId, Endpoints, Inbound, Mode, Neighbor, NeighborId, Path, Peer, PeerId, PortId,
-    PortInfo, Publisher, Punt, Snapshot, Tunnel, TunnelId, UdpPorts,
+    PortInfo, Publisher, Punt, Snapshot, Tunnel, TunnelId, UdpPorts, WorkerId,
 };
 use dmvpn_wire::{EtherType, IpProtocol, MacAddr, View, eth, ipv4};
 
@@ -137,6 +137,11 @@ impl Site {
             })
             .collect();
         Self { number, snapshot, publisher, workers, pool, now: 1_000_000 }
+    }
+
+    /// The worker that owns the SAs with a site.
+    pub(crate) fn owner(&self, remote: u8) -> WorkerId {
+        WorkerId(u16::from(remote) % u16::try_from(self.workers.len()).unwrap())
     }
 
     /// Makes the tables as they are now those of the workers.
@@ -286,12 +291,12 @@ pub(crate) fn security() -> Security {
 }
 
 /// Both ends of an SA.
-pub(crate) fn sa_pair(suite: Suite, spi: u32) -> (Arc<OutboundSa>, Arc<InboundSa>) {
+pub(crate) fn sa_pair(suite: Suite, spi: u32) -> (OutboundSa, InboundSa) {
     let bytes: Vec<u8> = (0..128).map(|n: u32| (n * 7 + spi * 13).to_le_bytes()[0]).collect();
     let keys = KeyMaterial::from_keymat(suite, &bytes[..suite.cipher_key_len() + suite.integrity_key_len()])
         .unwrap();
     let outbound = OutboundSa::new(spi, &keys, IvSeed::new([spi.to_le_bytes()[0] ^ 0x5a; 16]));
-    (Arc::new(outbound), Arc::new(InboundSa::new(spi, &keys, WindowSize::default())))
+    (outbound, InboundSa::new(spi, &keys, WindowSize::default()))
 }
 
 /// SPI that `at` gave to `from`; `n` tells successive SAs apart.
@@ -318,16 +323,11 @@ pub(crate) fn connect(a: &mut Site, b: &mut Site, security: &Security, n: u8) {
 }
 
 /// Lets `site` accept SA number `n` from `sender`; the other end of it.
-pub(crate) fn receive_from(site: &mut Site, sender: u8, security: &Security, n: u8) -> Arc<OutboundSa> {
+pub(crate) fn receive_from(site: &mut Site, sender: u8, security: &Security, n: u8) -> OutboundSa {
     let (outbound, inbound) = sa_pair(security.suite, spi(site.number, sender, n));
-    let entry = Inbound {
-        sa: inbound,
-        peer: peer(sender),
-        tunnel: TUNNEL,
-        mode: mode(security, sender, site.number),
-        remote: wan_address(sender),
-        udp: security.nat.then_some(NAT_PORTS),
-    };
+    let inbound = Arc::new(inbound.owned_by(site.owner(sender).0));
+    let (mode, udp) = (mode(security, sender, site.number), security.nat.then_some(NAT_PORTS));
+    let entry = Inbound::new(inbound, peer(sender), TUNNEL, mode, wan_address(sender), udp);
     let slot = (entry.sa.spi() & 0xf_ffff) as usize;
     site.snapshot.inbound.set(slot, Some(Arc::new(entry)));
     site.publish();
@@ -335,7 +335,8 @@ pub(crate) fn receive_from(site: &mut Site, sender: u8, security: &Security, n: 
 }
 
 /// Lets `site` send to `receiver` with `sa`.
-pub(crate) fn send_with(site: &mut Site, receiver: u8, security: &Security, sa: Arc<OutboundSa>) {
+pub(crate) fn send_with(site: &mut Site, receiver: u8, security: &Security, sa: OutboundSa) {
+    let sa = Arc::new(sa.owned_by(site.owner(receiver).0));
     let path = Path::Esp { sa, mode: mode(security, site.number, receiver) };
     site.set_peer(receiver, path, security.nat.then_some(NAT_PORTS));
     site.publish();

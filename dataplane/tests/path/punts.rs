@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use dmvpn_dataplane::DropReason;
-use dmvpn_tables::{Adjacency, Inject, Neighbor, Path, Punt, PuntReason, UdpPorts};
+use dmvpn_tables::{Adjacency, Inject, Neighbor, Path, Punt, PuntReason, UdpPorts, WorkerId};
 use dmvpn_wire::{EtherType, IpProtocol, MacAddr, View, eth, ipv4, udp};
 
 use crate::drops::{esp_packet, gre_packet, udp_packet};
@@ -59,13 +59,15 @@ fn dhcp_replies_to_us_but_not_those_that_pass_through() {
 
 #[test]
 fn ike_on_both_ports() {
-    let mut site = Site::new(1);
     let plain = udp_packet(SOMEBODY, wan_address(1), 500, b"ike");
-    site.wan_sends(&plain);
-    punted(&mut site, PuntReason::Ike, &plain);
     let floated = udp_packet(SOMEBODY, wan_address(1), 4500, b"\0\0\0\0ike");
-    site.wan_sends(&floated);
-    punted(&mut site, PuntReason::Ike, &floated);
+    let mut site = Site::with_workers(1, 2);
+    for (worker, id) in [(0, WorkerId(0)), (1, WorkerId(1))] {
+        for packet in [&plain, &floated] {
+            site.deliver_to(worker, WAN, &ethernet(wan_mac(1), wan_mac(2), packet));
+            punted(&mut site, PuntReason::Ike { worker: id }, packet);
+        }
+    }
 }
 
 #[test]

@@ -77,13 +77,14 @@ impl Crew {
         seed: u64,
         cpus: &[usize],
     ) -> anyhow::Result<Self> {
-        let network = Network::new(setup.kernel, setup.suite.0, setup.peers, seed)?;
+        let workers = u16::try_from(cpus.len())?;
+        let network = Network::new(setup.kernel, setup.suite.0, setup.peers, workers, seed)?;
         let (publisher, readers) = Publisher::new(network.snapshot.clone(), cpus.len());
         let traffic = |queue| {
-            let traffic = Traffic::new(setup.direction, setup.size, &network, seed + queue as u64);
-            traffic.of_queue(queue, cpus.len())
+            let traffic = Traffic::new(setup.direction, setup.size, &network, seed + u64::from(queue));
+            traffic.of_queue(queue, workers)
         };
-        let traffics: Vec<_> = (0..cpus.len()).map(traffic).collect();
+        let traffics: Vec<_> = (0..workers).map(traffic).collect();
         let meeting = Arc::new(Meeting {
             network: Mutex::new(network),
             ready: AtomicU64::new(0),
@@ -174,7 +175,7 @@ impl Bench {
         handoff: Handoff<Mbuf>,
         meeting: Arc<Meeting>,
     ) -> (Self, Arc<Counters>) {
-        let number = handoff.worker();
+        let number = usize::from(handoff.worker().0);
         let (wan, lan) = (MemoryPort::new(setup.burst), MemoryPort::new(setup.burst));
         let (worker, control) = Worker::new(vec![wan.clone(), lan.clone()], pool.clone(), reader, handoff);
         let (input, output) = match setup.direction {
