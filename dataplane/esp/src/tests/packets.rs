@@ -14,10 +14,15 @@ fn suite(name: &str) -> Suite {
     name.parse().unwrap()
 }
 
+/// Every suite on every kernel, at both ends.
+fn all_on_all() -> impl Iterator<Item = (Suite, Kernel)> {
+    Suite::all().flat_map(|suite| Kernel::available().map(move |kernel| (suite, kernel)))
+}
+
 #[test]
 fn every_flipped_bit_is_refused_and_moves_nothing() {
-    for suite in Suite::all() {
-        let Pair { tx, rx } = pair(suite, &mut rng());
+    for (suite, kernel) in all_on_all() {
+        let Pair { tx, rx } = pair_on([kernel; 2], suite, &mut rng());
         let packet = sealed(&tx, 33, &mut rng());
         for bit in 0..packet.len() * 8 {
             let mut forged = packet.clone();
@@ -25,13 +30,13 @@ fn every_flipped_bit_is_refused_and_moves_nothing() {
             let before = forged.clone();
             // The SPI and the sequence number too are covered by the ICV; number 0 is caught before.
             let expected = if forged[4..8] == [0; 4] { OpenError::Replayed } else { OpenError::BadIcv };
-            assert_eq!(opened(&rx, &mut forged), Err(expected), "{suite} bit {bit}");
-            assert_eq!(forged, before, "{suite} bit {bit}: decrypted before it was proved");
+            assert_eq!(opened(&rx, &mut forged), Err(expected), "{suite} bit {bit}, {kernel}");
+            assert_eq!(forged, before, "{suite} bit {bit}, {kernel}: decrypted before it was proved");
         }
         let bits = packet.len() as u64 * 8;
         assert_eq!(rx.counters(), InboundCounters { replayed: 1, bad_icv: bits - 1, ..Default::default() });
         assert_eq!(rx.sequence(), 0);
-        assert!(opened(&rx, &mut packet.clone()).is_ok(), "{suite}: the true packet still passes");
+        assert!(opened(&rx, &mut packet.clone()).is_ok(), "{suite}, {kernel}: the true packet still passes");
     }
 }
 
@@ -67,8 +72,9 @@ fn a_forged_packet_does_not_move_the_window() {
 
 #[test]
 fn replays_are_refused_in_one_batch_and_across_batches() {
-    for name in ["aes128-sha256", "aes128gcm", "3des-md5"] {
-        let Pair { tx, rx } = pair(suite(name), &mut rng());
+    for (suite, kernel) in all_on_all() {
+        let name = format!("{suite}, {kernel}");
+        let Pair { tx, rx } = pair_on([kernel; 2], suite, &mut rng());
         let mut packets: Vec<_> = (0..3).map(|_| sealed(&tx, 100, &mut rng())).collect();
         packets.push(packets[1].clone());
         packets.push(packets[0].clone());
@@ -100,8 +106,9 @@ fn packets_left_of_the_window_are_refused_and_late_ones_accepted() {
 
 #[test]
 fn an_sa_stops_at_its_last_number() {
-    for name in ["aes128-sha1", "aes128gcm"] {
-        let Pair { tx, rx } = pair(suite(name), &mut rng());
+    for (suite, kernel) in all_on_all() {
+        let name = format!("{suite}, {kernel}");
+        let Pair { tx, rx } = pair_on([kernel; 2], suite, &mut rng());
         tx.sent.set_sequence(u32::MAX - 2);
         let mut packets: Vec<_> = (0..4).map(|_| buffer(tx.suite(), 9, &mut rng())).collect();
         let mut jobs: Vec<_> = packets.iter_mut().map(|p| SealJob::new(&tx, p, 9, 47)).collect();
@@ -143,13 +150,12 @@ fn a_dummy_is_reported_as_such() {
 }
 
 /// Seals a packet whose last plaintext bytes are as given, padding and trailer included.
-fn sealed_raw(material: &KeyMaterial, sequence: u32, plain: &[u8]) -> Vec<u8> {
+fn sealed_raw(kernel: Kernel, material: &KeyMaterial, sequence: u32, plain: &[u8]) -> Vec<u8> {
     let suite = material.suite();
     let mut packet = [1u32.to_be_bytes(), sequence.to_be_bytes()].concat();
     packet.extend(vec![3; suite.iv_len()]);
     packet.extend(plain);
     packet.extend(vec![0; suite.icv_len()]);
-    let kernel = Kernel::best();
     match kernel::SealKeys::for_sealing(kernel, material) {
         #[cfg(feature = "null-cipher")]
         kernel::Keys::Null => {}
@@ -179,16 +185,16 @@ fn the_null_suite_keeps_all_but_the_cipher() {
 
 #[test]
 fn authentic_packets_with_wrong_padding_are_refused() {
-    for suite in Suite::all() {
+    for (suite, kernel) in all_on_all() {
         let keymat: Vec<u8> = (1..).take(suite.cipher_key_len() + suite.integrity_key_len()).collect();
         let material = KeyMaterial::from_keymat(suite, &keymat).unwrap();
-        let rx = InboundSa::new(1, &material, WindowSize::default());
+        let rx = InboundSa::for_kernel(kernel, 1, &material, WindowSize::default());
         let mut sequence = 0;
         let mut open_with_tail = |len: usize, tail: &[u8]| {
             sequence += 1;
             let mut plain = vec![0x55; len];
             plain[len - tail.len()..].copy_from_slice(tail);
-            opened(&rx, &mut sealed_raw(&material, sequence, &plain))
+            opened(&rx, &mut sealed_raw(kernel, &material, sequence, &plain))
         };
         let offset = suite.payload_offset();
         let ok = |len| Ok(Opened { offset, len, next_header: 47 });
@@ -201,7 +207,7 @@ fn authentic_packets_with_wrong_padding_are_refused() {
         for wrong in
             [&[1, 2, 4, 3, 47][..], &[0, 1, 2, 3, 47], &[0, 2, 2, 47], &[15, 47], &[255, 47], &[2, 1, 2, 47]]
         {
-            assert_eq!(open_with_tail(16, wrong), Err(OpenError::BadPadding), "{suite} {wrong:?}");
+            assert_eq!(open_with_tail(16, wrong), Err(OpenError::BadPadding), "{suite} {wrong:?}, {kernel}");
         }
         assert_eq!(rx.counters().malformed, 6);
         assert_eq!(rx.counters().packets, 4);
