@@ -22,28 +22,38 @@ pub(crate) const TRAILER_ROOM: usize = 16 - TRAILER_LEN;
 #[inline]
 pub(crate) fn with_trailer(end: [u8; 16], pad_len: usize, next_header: u8) -> [u8; 16] {
     let Ends { kept, padding } = &ENDS[pad_len & 0xf];
-    let trailer = u128::from(next_header) << 120 | ((pad_len as u128) & 0xff) << 112;
-    (u128::from_le_bytes(end) & kept | padding | trailer).to_le_bytes()
+    // In halves: a number of 16 bytes would go from one kind of register to the other and back.
+    let (halves, _) = end.as_chunks();
+    let half = |i: usize| u64::from_le_bytes(halves[i]) & kept[i] | padding[i];
+    let ends = [half(0), half(1) | u64::from(next_header) << 56].map(u64::to_le_bytes);
+    let mut bytes = end;
+    bytes.as_chunks_mut().0.copy_from_slice(&ends);
+    bytes
 }
 
-/// Sixteen bytes at the end of what is encrypted.
+/// Sixteen bytes at the end of what is encrypted, as two numbers.
 struct Ends {
     /// All bits of the bytes that come before the padding.
-    kept: u128,
-    /// The padding in its place.
-    padding: u128,
+    kept: [u64; 2],
+    /// The padding in its place, and its length.
+    padding: [u64; 2],
 }
 
 /// By the length of the padding.
 static ENDS: [Ends; TRAILER_ROOM + 2] = {
     const BYTES: u128 = u128::from_le_bytes([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0]);
-    let mut ends = [const { Ends { kept: 0, padding: 0 } }; TRAILER_ROOM + 2];
+    const fn halves(bytes: u128) -> [u64; 2] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes.to_le_bytes();
+        [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, k, l, m, n, o, p])]
+    }
+    let mut ends = [const { Ends { kept: [0; 2], padding: [0; 2] } }; TRAILER_ROOM + 2];
     let mut pad_len = 0;
     while pad_len < ends.len() {
         let kept = 8 * TRAILER_ROOM.saturating_sub(pad_len);
         let left_out = 8 * pad_len.saturating_sub(TRAILER_ROOM);
         let padding = BYTES >> left_out << kept & ((1 << (8 * TRAILER_ROOM)) - 1);
-        ends[pad_len] = Ends { kept: (1 << kept) - 1, padding };
+        let length = (pad_len as u128) << (8 * TRAILER_ROOM);
+        ends[pad_len] = Ends { kept: halves((1 << kept) - 1), padding: halves(padding | length) };
         pad_len += 1;
     }
     ends
