@@ -76,6 +76,21 @@ pub trait Buffer: Sized + Send {
     /// Asks for the cache line 64 bytes before the packet, where headers will be written.
     fn prefetch_headroom(&self);
 
+    /// Asks for the cache lines that tell where the packet is, and for those of its meta data, to write to them. For a buffer
+    /// that another core has had.
+    fn prefetch_handle(&self) {
+        prefetch(self.meta(), 1);
+    }
+
+    /// Asks for the cache lines of the packet, up to `most` bytes of it, and for those in front of it and behind, to write to
+    /// them. To be preceded by [`prefetch_handle`](Self::prefetch_handle), which tells where they are.
+    fn prefetch_to_write(&self, most: usize) {
+        if let Some(first) = self.bytes().first() {
+            prefetch(first, most.min(self.len()));
+        }
+        self.prefetch_headroom();
+    }
+
     /// What the stages know of the packet.
     fn meta(&self) -> &Meta;
 

@@ -10,6 +10,9 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{Buffer, Entry, Frame};
 
+/// Bytes of a packet that are asked for when it is taken over. Of what follows the CPU sees by itself that it will be needed.
+const AHEAD: usize = 512;
+
 /// One worker's end of the rings between all workers.
 #[derive(Debug)]
 pub struct Handoff<B> {
@@ -74,7 +77,8 @@ impl<B: Buffer> Handoff<B> {
         }
     }
 
-    /// Takes up to `most` packets that wait for this worker, and says how many.
+    /// Takes up to `most` packets that wait for this worker, and says how many. They are in the caches of who gave them:
+    /// what they consist of is asked for, and arrives while the worker does something else.
     pub(crate) fn take(&mut self, most: usize, frame: &mut Frame<B>) -> usize {
         let before = frame.len();
         let end = before + most.min(frame.remaining_capacity());
@@ -84,12 +88,10 @@ impl<B: Buffer> Handoff<B> {
             let count = ring.slots().min(end - frame.len());
             frame.extend(ring.read_chunk(count).into_iter().flatten());
         }
-        // They are in the cache of who gave them.
-        for packet in &frame[before..] {
-            packet.prefetch();
-            packet.prefetch_headroom();
-        }
-        frame.len() - before
+        let taken = &frame[before..];
+        taken.iter().for_each(Buffer::prefetch_handle);
+        taken.iter().for_each(|packet| packet.prefetch_to_write(AHEAD));
+        taken.len()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dmvpn_tables::Reader;
 
 use crate::counters::{Counters, Stage};
-use crate::frame::{FRAME_SIZE, Pool};
+use crate::frame::{FRAME_SIZE, Frame, Pool};
 use crate::handoff::Handoff;
 use crate::inject;
 use crate::link::Link;
@@ -23,6 +23,8 @@ pub struct Worker<L: Link, P: Pool<Buffer = L::Buffer>> {
     pool: P,
     reader: Reader,
     handoff: Handoff<L::Buffer>,
+    /// From other workers, for the next batch.
+    taken_over: Frame<L::Buffer>,
     replicator: Replicator<L::Buffer>,
     punter: Punter<L::Buffer>,
     injections: Injections,
@@ -64,7 +66,18 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
         let control = ControlEnd { punts, injector, counters: Arc::clone(&counters) };
         let replicator = Replicator::new();
         (
-            Self { ports, pool, reader, handoff, replicator, punter, injections, counters, identification },
+            Self {
+                ports,
+                pool,
+                reader,
+                handoff,
+                taken_over: Frame::new(),
+                replicator,
+                punter,
+                injections,
+                counters,
+                identification,
+            },
             control,
         )
     }
@@ -79,12 +92,12 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
         // Take in first, adopt the newest snapshot then: so no packet that another worker or the control thread gave us
         // meets an older snapshot than theirs, and what it names is still there or gone for good.
         let mut frames = Frames::new();
-        let handed_over = self.handoff.take(MOST_HANDED_OVER, &mut frames.taken_in);
-        counters.taken_over.add(handed_over as u64);
+        frames.taken_in.extend(self.taken_over.drain(..));
         let injected = inject::take(&self.injections, MOST_INJECTED, pool, counters, &mut frames.taken_in);
+        let before = frames.taken_in.len();
         ports.receive(&mut frames.taken_in);
         let snapshot = self.reader.refresh();
-        watch.lap(Stage::Receive, frames.taken_in.len());
+        watch.lap(Stage::Receive, injected + frames.taken_in.len() - before);
 
         let worked = injected > 0 || !frames.taken_in.is_empty() || !replicator.is_empty();
         if worked {
@@ -109,6 +122,11 @@ impl<L: Link, P: Pool<Buffer = L::Buffer>> Worker<L, P> {
         }
         let sent = ports.send();
         watch.lap(Stage::Transmit, sent);
-        worked || sent > 0
+        drop(frames);
+        // For the next batch, so that they are here by then.
+        let taken_over = self.handoff.take(MOST_HANDED_OVER, &mut self.taken_over);
+        counters.taken_over.add(taken_over as u64);
+        watch.lap(Stage::Receive, taken_over);
+        worked || sent > 0 || taken_over > 0
     }
 }
