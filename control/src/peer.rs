@@ -387,18 +387,17 @@ impl Peer {
     /// Writes the peer as workers see it: not at all without a path or an underlay next hop, or if the
     /// tunnel is protected and the path is not.
     fn write(&self, tables: &mut Snapshot, id: PeerId) {
-        let entry = || {
+        let peer = || {
             let tunnel = tables.tunnels.get(usize::from(self.tunnel.0))?;
             dmvpn_tables::Peer::new(id, tunnel, self.endpoints, self.path()?, self.neighbor?).ok()
         };
-        let entry = entry().map(Arc::new);
-        tables.peers.set(id.index(), entry);
+        tables.peers.set(id.index(), peer());
     }
 
     fn write_inbound(&self, tables: &mut Snapshot, id: PeerId, receiving: &Receiving) {
         let Endpoints { remote, udp, .. } = self.endpoints;
         let entry = Inbound::new(receiving.sa.clone(), id, self.tunnel, receiving.mode, remote, udp);
-        tables.inbound.set(slot(receiving.sa.spi()), Some(Arc::new(entry)));
+        tables.inbound.set(slot(receiving.sa.spi()), Some(entry));
     }
 }
 

@@ -144,17 +144,12 @@ pub(crate) fn find_peers(
     let mut slots = ArrayVec::<_, FRAME_SIZE>::new();
     for id in ids {
         let slot = snapshot.peers.get(id.index()).unwrap_or(&None);
-        prefetch(slot, 1);
+        prefetch(slot, size_of::<Peer>());
         slots.push((id, slot));
-    }
-    for (_, slot) in &slots {
-        if let Some(peer) = slot {
-            prefetch(&**peer, size_of::<Peer>());
-        }
     }
     let mut peers = ArrayVec::new();
     for &(id, slot) in &slots {
-        let peer = slot.as_deref().filter(|peer| peer.id() == id);
+        let peer = slot.as_ref().filter(|peer| peer.id() == id);
         if let Some(peer) = peer
             && peer.owner() == Some(worker)
             && let Path::Esp { sa, .. } = peer.path()

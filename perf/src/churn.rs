@@ -341,8 +341,6 @@ const SPARE: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use dmvpn_esp::Kernel;
     use dmvpn_tables::Path;
 
@@ -369,7 +367,7 @@ mod tests {
                 paths += usize::from(matches!(peer.path(), Path::Esp { .. }));
                 let old = before.peers.get(index).unwrap().as_ref().unwrap();
                 moved += usize::from(old.endpoints().remote != peer.endpoints().remote);
-                assert!(change != Change::Registration || Arc::ptr_eq(old, peer), "no peer changes by it");
+                assert!(change != Change::Registration || std::ptr::eq(old, peer), "no peer changes by it");
             }
             assert_eq!(paths, PEERS as usize);
             if change == Change::Registration {

@@ -133,12 +133,12 @@ impl Network {
         let tunnel = tables.tunnels.first().context("no tunnel")?.clone();
         let sa = Arc::clone(&spoke.from_spoke);
         let inbound = Inbound::new(sa, id, tunnel.id, Mode::Transport, underlay(number), None);
-        tables.inbound.set(PeerId(spi).index(), Some(Arc::new(inbound)));
+        tables.inbound.set(PeerId(spi).index(), Some(inbound));
         let endpoints = Endpoints { local: HUB, remote: underlay(number), udp: None };
         let path = Path::Esp { sa: Arc::clone(&spoke.to_spoke), mode: Mode::Transport };
         let peer =
             Peer::new(id, &tunnel, endpoints, path, GATEWAY_ID).map_err(|_| anyhow!("not protected"))?;
-        tables.peers.set(id.index(), Some(Arc::new(peer)));
+        tables.peers.set(id.index(), Some(peer));
         let adjacency = AdjacencyId(FIRST_SPOKE + number);
         tables.adjacencies.set(adjacency.0 as usize, Adjacency::Tunnel(id));
         tables.fib.insert(Ipv4Network::new(overlay(number), 32)?, adjacency);

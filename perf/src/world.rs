@@ -111,9 +111,9 @@ impl World {
             let (_, _, profile) = find_tunnel(config, &entry.tunnel)?;
             for sa in [&entry.inbound, &entry.outbound] {
                 let Some(old) = self.snapshot.inbound_sa(sa.spi) else { continue };
-                let Inbound { peer, tunnel, mode, remote, udp, .. } = **old;
+                let Inbound { peer, tunnel, mode, remote, udp, .. } = *old;
                 let renewed = Inbound::new(maker.inbound(sa, profile)?, peer, tunnel, mode, remote, udp);
-                self.snapshot.inbound.set(slot(sa.spi), Some(Arc::new(renewed)));
+                self.snapshot.inbound.set(slot(sa.spi), Some(renewed));
             }
         }
         Ok(())
@@ -242,7 +242,7 @@ fn add_peer(
     };
     let peer = Peer::new(id, tunnel, Endpoints { local, remote: entry.remote, udp }, path, neighbor);
     let Ok(peer) = peer else { bail!("a clear path in a protected tunnel") };
-    snapshot.peers.set(id.index(), Some(Arc::new(peer)));
+    snapshot.peers.set(id.index(), Some(peer));
 
     let sa = maker.inbound(&entry.inbound, profile)?;
     let mode = mode(&entry.inbound, entry.remote, local);
@@ -264,7 +264,7 @@ fn install_inbound(snapshot: &mut Snapshot, inbound: Inbound) -> anyhow::Result<
         "two inbound SAs with SPIs like {:#x}: their lower {INDEX_BITS} bits must differ",
         inbound.sa.spi()
     );
-    snapshot.inbound.set(slot, Some(Arc::new(inbound)));
+    snapshot.inbound.set(slot, Some(inbound));
     Ok(())
 }
 

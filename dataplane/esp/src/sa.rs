@@ -107,7 +107,7 @@ impl OutboundSa {
     /// Asks for the cache lines of the keys that a packet of so many bytes needs.
     #[inline]
     pub(crate) fn prefetch_keys_for(&self, packet_len: usize) {
-        self.keys.prefetch(self.kind, packet_len);
+        self.keys.prefetch(self.kind.suite, packet_len);
     }
 
     /// Number of the last packet sealed; 0 before the first. At `u32::MAX` the SA refuses to send
@@ -248,24 +248,24 @@ impl InboundSa {
         self.kind
     }
 
-    /// Asks for its first cache line ahead of use; to be followed by [`prefetch_keys`](Self::prefetch_keys)
-    /// a little later. [`open`](crate::open) does both for a whole batch; a caller that meets the SA
-    /// earlier gains by asking then.
+    /// Asks for all that every packet needs of it, ahead of use. `suite` is its own: whoever refers to many SAs has that
+    /// beside the reference, where reading it is not to wait for the SA.
     #[inline]
-    pub fn prefetch(&self) {
-        kernel::prefetch(&self.kind, 1);
+    pub fn prefetch_all(&self, suite: Suite) {
+        self.prefetch();
+        self.keys.prefetch(suite, 0);
     }
 
-    /// Asks for the cache lines of the keys that every packet of its suite needs.
+    /// Asks for its first cache line.
     #[inline]
-    pub fn prefetch_keys(&self) {
-        self.prefetch_keys_for(0);
+    pub(crate) fn prefetch(&self) {
+        kernel::prefetch(&self.kind, 1);
     }
 
     /// Asks for the cache lines of the keys that a packet of so many bytes needs.
     #[inline]
     pub(crate) fn prefetch_keys_for(&self, packet_len: usize) {
-        self.keys.prefetch(self.kind, packet_len);
+        self.keys.prefetch(self.kind.suite, packet_len);
     }
 
     /// Highest sequence number accepted; 0 before the first packet.

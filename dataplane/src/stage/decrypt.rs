@@ -31,7 +31,6 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
     for (packet, entry) in frames.decrypt.drain(..).zip(&entries) {
         match find(cx, *entry, &packet) {
             Found::Sa(inbound) => {
-                inbound.sa.prefetch_keys();
                 batch.push(packet);
                 sas.push(inbound);
             }
@@ -74,14 +73,11 @@ fn find_entries<'a, B: Buffer>(
     }
     let mut entries = ArrayVec::<Option<&Inbound>, FRAME_SIZE>::new();
     for slot in &slots {
-        let entry = slot.and_then(Option::as_deref);
-        if let Some(entry) = entry {
-            prefetch(entry, size_of::<Inbound>());
+        let entry = slot.and_then(Option::as_ref);
+        if let Some(entry) = entry.filter(|entry| entry.owner() == worker) {
+            entry.prefetch();
         }
         entries.push(entry);
-    }
-    for entry in entries.iter().flatten().filter(|entry| entry.owner() == worker) {
-        entry.sa.prefetch();
     }
     entries
 }
@@ -90,7 +86,7 @@ fn find_entries<'a, B: Buffer>(
 fn find<'a, P: Pool>(cx: &mut Context<'a, P>, entry: Option<&'a Inbound>, packet: &P::Buffer) -> Found<'a> {
     let meta = packet.meta();
     // What was in the slot before has another SPI.
-    let Some(inbound) = entry.filter(|entry| entry.sa.spi() == meta.spi) else {
+    let Some(inbound) = entry.filter(|entry| entry.spi() == meta.spi) else {
         report_unknown(cx, packet);
         return Found::Drop(DropReason::UnknownSpi);
     };

@@ -44,12 +44,12 @@ impl<T: Clone + Default> Paged<T> {
         Some(&page[index & MASK])
     }
 
-    /// Asks for the cache line of the slot at `index`, ahead of [`get`](Self::get). The directories are small
+    /// Asks for the cache lines of the slot at `index`, ahead of [`get`](Self::get). The directories are small
     /// enough to be in the cache; the pages of large tables are not.
     #[inline]
     pub fn prefetch(&self, index: usize) {
         if let Some(slot) = self.get(index) {
-            prefetch(slot, 1);
+            prefetch(slot, size_of::<T>());
         }
     }
 

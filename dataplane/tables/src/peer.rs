@@ -57,7 +57,7 @@ pub enum Path {
     },
 }
 
-/// A peer that packets can be sent to. It has two cache lines to itself.
+/// A peer that packets can be sent to. It has two cache lines to itself, in the table.
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 pub struct Peer {
@@ -71,7 +71,7 @@ pub struct Peer {
     encapsulation: Encapsulation,
 }
 
-const _: () = assert!(size_of::<Peer>() == 128);
+const _: () = assert!(size_of::<Option<Peer>>() == 128);
 
 /// A clear path was asked for on a protected tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,13 +3,13 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dmvpn_esp::InboundSa;
+use dmvpn_esp::{InboundSa, Suite};
 
 use crate::ids::{PeerId, TunnelId, WorkerId};
 use crate::peer::{Mode, UdpPorts};
 
-/// An inbound SA and what it may carry. It has a cache line to itself.
-#[derive(Debug)]
+/// An inbound SA and what it may carry. It has a cache line to itself, in the table.
+#[derive(Debug, Clone)]
 #[repr(align(64))]
 pub struct Inbound {
     /// Cipher, keys, replay window, counters. Shared, since the peer may move while they go on.
@@ -26,7 +26,10 @@ pub struct Inbound {
     pub remote: Ipv4Addr,
     /// UDP encapsulation, if negotiated.
     pub udp: Option<UdpPorts>,
-    /// That of the SA, which other workers read here, where nobody writes.
+    /// Those of the SA. They are read here, before the SA has come out of memory; and by other workers, where nobody
+    /// writes.
+    spi: u32,
+    suite: Suite,
     owner: WorkerId,
 }
 
@@ -40,8 +43,20 @@ impl Inbound {
         remote: Ipv4Addr,
         udp: Option<UdpPorts>,
     ) -> Self {
-        let owner = WorkerId(sa.owner());
-        Self { sa, peer, tunnel, mode, remote, udp, owner }
+        let (spi, suite, owner) = (sa.spi(), sa.suite(), WorkerId(sa.owner()));
+        Self { sa, peer, tunnel, mode, remote, udp, spi, suite, owner }
+    }
+
+    /// The SPI of the SA.
+    #[inline]
+    pub fn spi(&self) -> u32 {
+        self.spi
+    }
+
+    /// Asks for all that its packets need of the SA, ahead of use.
+    #[inline]
+    pub fn prefetch(&self) {
+        self.sa.prefetch_all(self.suite);
     }
 
     /// The worker that opens its packets.
@@ -51,4 +66,4 @@ impl Inbound {
     }
 }
 
-const _: () = assert!(size_of::<Inbound>() == 64);
+const _: () = assert!(size_of::<Option<Inbound>>() == 64);

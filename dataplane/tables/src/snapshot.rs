@@ -37,9 +37,9 @@ pub struct Snapshot {
     /// Stations on the ports' links.
     pub neighbors: Paged<Option<Neighbor>>,
     /// Tunnel peers, by [`PeerId::index`](crate::PeerId::index).
-    pub peers: Paged<Option<Arc<Peer>>>,
+    pub peers: Paged<Option<Peer>>,
     /// Inbound SAs, by the slot bits of their SPI.
-    pub inbound: Paged<Option<Arc<Inbound>>>,
+    pub inbound: Paged<Option<Inbound>>,
     /// Tunnel interfaces, by number.
     pub tunnels: Arc<[Tunnel]>,
     /// Ports, by number.
@@ -49,20 +49,19 @@ pub struct Snapshot {
 impl Snapshot {
     /// The inbound SA of an SPI.
     #[inline]
-    pub fn inbound_sa(&self, spi: u32) -> Option<&Arc<Inbound>> {
-        let entry = self.inbound_slot(spi)?.as_ref()?;
-        (entry.sa.spi() == spi).then_some(entry)
+    pub fn inbound_sa(&self, spi: u32) -> Option<&Inbound> {
+        self.inbound_slot(spi)?.as_ref().filter(|entry| entry.spi() == spi)
     }
 
     /// The slot of an SPI; what is in it may belong to another SPI.
     #[inline]
-    pub fn inbound_slot(&self, spi: u32) -> Option<&Option<Arc<Inbound>>> {
+    pub fn inbound_slot(&self, spi: u32) -> Option<&Option<Inbound>> {
         self.inbound.get((spi & INDEX_MASK) as usize)
     }
 
     /// The peer of a handle, if it is still the one that the handle was made for.
     #[inline]
-    pub fn peer(&self, id: crate::PeerId) -> Option<&Arc<Peer>> {
+    pub fn peer(&self, id: crate::PeerId) -> Option<&Peer> {
         self.peers.get(id.index())?.as_ref().filter(|peer| peer.id() == id)
     }
 }
@@ -76,13 +75,13 @@ mod tests {
     use crate::peer::{Endpoints, Mode, Path};
     use crate::slab::HandlePool;
 
-    fn inbound(spi: u32, peer: PeerId) -> Arc<Inbound> {
+    fn inbound(spi: u32, peer: PeerId) -> Inbound {
         let keys = KeyMaterial::new("aes128gcm".parse().unwrap(), &[1; 20], &[]).unwrap();
         let sa = Arc::new(InboundSa::new(spi, &keys, WindowSize::default()));
-        Arc::new(Inbound::new(sa, peer, TunnelId(0), Mode::Transport, Ipv4Addr::LOCALHOST, None))
+        Inbound::new(sa, peer, TunnelId(0), Mode::Transport, Ipv4Addr::LOCALHOST, None)
     }
 
-    fn peer(id: PeerId) -> Arc<Peer> {
+    fn peer(id: PeerId) -> Peer {
         let tunnel = Tunnel {
             id: TunnelId(0),
             address: Ipv4Addr::UNSPECIFIED,
@@ -98,7 +97,7 @@ mod tests {
         };
         let any = Ipv4Addr::UNSPECIFIED;
         let endpoints = Endpoints { local: any, remote: any, udp: None };
-        Arc::new(Peer::new(id, &tunnel, endpoints, Path::Clear, NeighborId(0)).unwrap())
+        Peer::new(id, &tunnel, endpoints, Path::Clear, NeighborId(0)).unwrap()
     }
 
     /// What the slot holds now must not be found by a handle of before.

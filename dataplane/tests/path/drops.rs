@@ -145,7 +145,7 @@ fn provoke(reason: DropReason) -> Option<Site> {
             let path = Path::Esp { sa: std::sync::Arc::new(outbound), mode: Mode::Transport };
             let entry =
                 Peer::new(peer(2), &site.snapshot.tunnels[0], endpoints, path, NeighborId(2)).unwrap();
-            site.snapshot.peers.set(peer(2).index(), Some(std::sync::Arc::new(entry)));
+            site.snapshot.peers.set(peer(2).index(), Some(entry));
             site.route("0.0.0.0/0", Adjacency::Tunnel(peer(2)));
             site.publish();
             site.host_sends(&packet(host(1), somebody, b"").bytes());

@@ -158,7 +158,7 @@ impl Site {
             if let Ok(peer) =
                 Peer::new(old.id(), &tunnel, *old.endpoints(), old.path().clone(), old.neighbor())
             {
-                self.snapshot.peers.set(old.id().index(), Some(Arc::new(peer)));
+                self.snapshot.peers.set(old.id().index(), Some(peer));
             }
         }
         self.snapshot.tunnels = [tunnel].into();
@@ -177,7 +177,7 @@ impl Site {
         let endpoints = Endpoints { local: wan_address(self.number), remote: wan_address(remote), udp };
         let tunnel = &self.snapshot.tunnels[0];
         let entry = Peer::new(peer(remote), tunnel, endpoints, path, NeighborId(remote.into())).unwrap();
-        self.snapshot.peers.set(peer(remote).index(), Some(Arc::new(entry)));
+        self.snapshot.peers.set(peer(remote).index(), Some(entry));
         let adjacency = tunnel_adjacency(remote);
         self.snapshot.adjacencies.set(adjacency.0 as usize, Adjacency::Tunnel(peer(remote)));
         self.snapshot.fib.insert(net(&format!("10.0.0.{remote}/32")), adjacency);
@@ -329,7 +329,7 @@ pub(crate) fn receive_from(site: &mut Site, sender: u8, security: &Security, n: 
     let (mode, udp) = (mode(security, sender, site.number), security.nat.then_some(NAT_PORTS));
     let entry = Inbound::new(inbound, peer(sender), TUNNEL, mode, wan_address(sender), udp);
     let slot = (entry.sa.spi() & 0xf_ffff) as usize;
-    site.snapshot.inbound.set(slot, Some(Arc::new(entry)));
+    site.snapshot.inbound.set(slot, Some(entry));
     site.publish();
     outbound
 }

@@ -22,8 +22,7 @@ pub(crate) use x86::prefetch_packet;
 use x86::prefetch_part;
 
 use crate::keys::{CipherKey, KeyMaterial};
-use crate::kind::Kind;
-use crate::suite::{Algorithms, CbcCipher};
+use crate::suite::{Algorithms, CbcCipher, Suite};
 
 /// Expanded keys of an SA; `C` are those of its CBC cipher in its direction.
 #[expect(clippy::large_enum_variant, reason = "what is used per packet lies in the SA")]
@@ -65,11 +64,11 @@ impl<C> Keys<C> {
         }
     }
 
-    /// Asks for the cache lines that a packet of `kind` and so many bytes needs. The suite is not read from
+    /// Asks for the cache lines that a packet of `suite` and so many bytes needs. The suite is not read from
     /// the keys themselves, which would be to wait for them.
     #[inline]
-    pub(crate) fn prefetch(&self, kind: &Kind, packet_len: usize) {
-        match kind.suite.algorithms() {
+    pub(crate) fn prefetch(&self, suite: Suite, packet_len: usize) {
+        match suite.algorithms() {
             Algorithms::EncryptThenMac(_, integrity) => {
                 prefetch(self, size_of::<C>() + MacKeys::len(integrity));
                 // What tells the variants apart is where the largest one has room for it.
