@@ -67,13 +67,13 @@ impl<L: Link> Queue<L> {
         if received.is_empty() {
             return;
         }
-        received.iter().for_each(Buffer::prefetch);
+        for packet in &mut *received {
+            packet.prefetch();
+            packet.meta_mut().arrive(self.port);
+        }
         if let Some(counters) = counters.port(self.port) {
             counters.rx_packets.add(received.len() as u64);
             counters.rx_bytes.add(bytes(received));
-        }
-        for packet in received {
-            packet.meta_mut().arrive(self.port);
         }
     }
 

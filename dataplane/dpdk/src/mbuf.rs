@@ -142,10 +142,10 @@ impl Buffer for Mbuf {
     }
 
     fn crop(&mut self, bytes: Range<usize>) {
-        let len = self.data_len();
-        let end = u16::try_from(bytes.end).unwrap_or(u16::MAX).min(len);
-        let start = u16::try_from(bytes.start).unwrap_or(u16::MAX).min(end);
-        self.set_extent(self.data_off() + start, end - start);
+        let end = bytes.end.min(self.len());
+        let start = bytes.start.min(end);
+        #[expect(clippy::cast_possible_truncation, reason = "no more than the length, which has 16 bits")]
+        self.set_extent(self.data_off() + start as u16, (end - start) as u16);
     }
 
     fn prefetch_headroom(&self) {

@@ -73,7 +73,7 @@ fn martian(source: Ipv4Addr, destination: Ipv4Addr) -> Option<DropReason> {
 /// What an address cannot be.
 #[inline]
 fn unfit(address: Ipv4Addr) -> u8 {
-    UNFIT[usize::from(address.octets()[0])]
+    UNFIT[(address.to_bits() >> 24) as usize]
 }
 
 const AS_SOURCE: u8 = 1;

@@ -13,7 +13,7 @@ use crate::stage::gre::{self, Next};
 use crate::stage::{Context, Frames};
 
 /// What becomes of an ESP packet before it is opened. After that it is [`Next`] as for GRE in the clear:
-/// `Forward`, `Punt` (NHRP) or `Drop`.
+/// `Forward`, `Nhrp` or `Drop`.
 enum Found<'a> {
     /// Opened here.
     Sa(&'a Inbound),
@@ -49,7 +49,7 @@ pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::B
         };
         match next {
             Next::Forward => frames.forward.push(packet),
-            Next::Punt(reason) => cx.punter.punt(reason, packet),
+            Next::Nhrp => gre::punt_nhrp(cx, packet),
             Next::Drop(reason) => cx.count_drop(reason),
         }
     }

@@ -101,11 +101,10 @@ fn transmit<P: Pool, L: Link<Buffer = P::Buffer>>(
     mut packet: P::Buffer,
     ports: &mut Ports<L>,
 ) {
-    let header = eth::Header::new(*onto.station, onto.port.mac, EtherType::IPV4);
-    match packet.prepend(eth::Header::LEN).and_then(|room| header.emit(room)) {
-        Some(_) => ports.queue(onto.number, packet),
-        None => cx.count_drop(DropReason::NoRoom),
-    }
+    let room = packet.prepend(eth::Header::LEN).and_then(|room| eth::Header::view_mut(room).ok());
+    let Some((header, _)) = room else { return cx.count_drop(DropReason::NoRoom) };
+    header.set(*onto.station, onto.port.mac, EtherType::IPV4);
+    ports.queue(onto.number, packet);
 }
 
 /// Queues the pieces of a packet.

@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
 use dmvpn_esp::prefetch;
-use dmvpn_tables::{Adjacency, AdjacencyId, NeighborId, Peer, PeerId, PuntReason, Snapshot, TunnelId};
+use dmvpn_tables::{
+    Adjacency, AdjacencyId, NeighborId, Peer, PeerId, PortId, PuntReason, Snapshot, TunnelId,
+};
 use dmvpn_wire::{EtherType, View, ipv4};
 
 use crate::counters::DropReason;
@@ -12,15 +14,21 @@ use crate::frame::{Buffer, FRAME_SIZE, Meta, Pool};
 use crate::stage::{Context, ForNeighbor, ForPeer, Frames, find_peers};
 
 /// What becomes of an IPv4 packet.
-pub(crate) enum Next {
+enum Next {
     /// To a peer; which one is in the meta data.
     Encrypt,
     /// To a neighbor.
     Egress(NeighborId),
-    /// To the control thread.
-    Punt(PuntReason),
-    /// To the control thread, unless there were many about the same destination or source.
-    PuntLimited(PuntReason, DropReason),
+    /// To the control thread: it is for this box.
+    Local,
+    /// To the control thread: the station is to be found, unless there were many for the same.
+    Glean(PortId),
+    /// To the control thread: the next hop is to be found, unless there were many for the same destination.
+    Unresolved(TunnelId),
+    /// To the control thread: the sender is to hear of it, unless there were many of the same.
+    Unreachable,
+    /// The same.
+    TtlExceeded,
     /// Nothing.
     Drop(DropReason),
 }
@@ -36,7 +44,7 @@ pub(crate) fn run<'a, P: Pool>(cx: &mut Context<'a, P>, frames: &mut Frames<'a, 
     let peers = find_peers(cx.snapshot, cx.handoff.worker(), ways.iter().filter_map(|way| way.peer()));
     let mut peers = peers.iter();
     for (mut packet, way) in frames.forward.drain(..).zip(&ways) {
-        let peer = way.peer().and_then(|_| *peers.next()?);
+        let peer = if way.peer().is_some() { peers.next().copied().flatten() } else { None };
         match route(cx, way, peer, &mut packet) {
             Next::Encrypt => {
                 packet.prefetch_headroom();
@@ -46,14 +54,30 @@ pub(crate) fn run<'a, P: Pool>(cx: &mut Context<'a, P>, frames: &mut Frames<'a, 
                 packet.meta_mut().neighbor = neighbor.0;
                 frames.egress.push(ForNeighbor { packet, neighbor: cx.neighbor(neighbor) });
             }
-            Next::Punt(reason) => cx.punter.punt(reason, packet),
-            Next::PuntLimited(reason, otherwise) => {
-                let key = limit_key(&reason, packet.bytes());
-                cx.punt_limited(reason, key, packet, otherwise);
-            }
             Next::Drop(reason) => cx.count_drop(reason),
+            other => punt(cx, &other, packet),
         }
     }
+}
+
+/// Hands a packet to the control thread, or drops it if there were many about the same destination or source.
+#[cold]
+fn punt<P: Pool>(cx: &mut Context<'_, P>, next: &Next, packet: P::Buffer) {
+    let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
+        return cx.count_drop(DropReason::Ipv4Header);
+    };
+    // Who would get the ICMP error, or else where it goes.
+    let (source, destination) = (header.source().to_bits(), header.destination().to_bits());
+    let (reason, key, otherwise) = match *next {
+        Next::Glean(port) => (PuntReason::Glean { port }, destination, DropReason::Glean),
+        Next::Unresolved(tunnel) => {
+            (PuntReason::Unresolved { tunnel, held: true }, destination, DropReason::Unresolved)
+        }
+        Next::Unreachable => (PuntReason::Unreachable, source, DropReason::Unreachable),
+        Next::TtlExceeded => (PuntReason::TtlExceeded, source, DropReason::TtlExceeded),
+        _ => return cx.punter.punt(PuntReason::Local { tunnel: packet.meta().arrived_by() }, packet),
+    };
+    cx.punt_limited(reason, key, packet, otherwise);
 }
 
 /// Where the destinations of a batch lead. What a step reads is asked for from all of them before it is read from the
@@ -88,36 +112,30 @@ fn route<P: Pool>(
     let (to, resolving) = match *way {
         Adjacency::Tunnel(to) => (to, None),
         Adjacency::Neighbor(neighbor) => {
-            return if hop(packet) { Next::Egress(neighbor) } else { ttl_exceeded() };
+            return if hop(packet) { Next::Egress(neighbor) } else { Next::TtlExceeded };
         }
-        Adjacency::Local => return Next::Punt(PuntReason::Local { tunnel: packet.meta().arrived_by() }),
-        Adjacency::Unreachable => return Next::PuntLimited(PuntReason::Unreachable, DropReason::Unreachable),
+        Adjacency::Local => return Next::Local,
+        Adjacency::Unreachable => return Next::Unreachable,
         // A packet that waits with the control thread comes back as one of our own, so the hop is counted here.
         Adjacency::Glean(port) => {
-            if !hop(packet) {
-                return ttl_exceeded();
-            }
-            return Next::PuntLimited(PuntReason::Glean { port }, DropReason::Glean);
+            return if hop(packet) { Next::Glean(port) } else { Next::TtlExceeded };
         }
         Adjacency::Resolving { tunnel, via: None } => {
-            if !hop(packet) {
-                return ttl_exceeded();
-            }
-            return Next::PuntLimited(PuntReason::Unresolved { tunnel, held: true }, DropReason::Unresolved);
+            return if hop(packet) { Next::Unresolved(tunnel) } else { Next::TtlExceeded };
         }
         Adjacency::Resolving { tunnel, via: Some(to) } => (to, Some(tunnel)),
     };
 
     // Back to who sent it: both of us think that the other knows better. It would go to and fro until its TTL ends.
     if resolving.is_some() && came_from(packet.meta(), to, peer) {
-        return Next::PuntLimited(PuntReason::Unreachable, DropReason::Unreachable);
+        return Next::Unreachable;
     }
     // What is reported is the packet as it arrived, if it has a hop left.
     if let Some((reason, sender)) = reported(cx.snapshot, resolving, peer, packet.meta()) {
         report(cx, reason, sender, packet);
     }
     if !hop(packet) {
-        return ttl_exceeded();
+        return Next::TtlExceeded;
     }
     let meta = packet.meta_mut();
     (meta.to_peer, meta.gre_protocol) = (to.0, EtherType::IPV4.0);
@@ -174,9 +192,7 @@ fn adjacency(snapshot: &Snapshot, found: Option<AdjacencyId>) -> &Adjacency {
 #[cold]
 fn to_many(meta: &Meta, destination: Ipv4Addr) -> Option<Next> {
     match meta.arrived_by() {
-        Some(tunnel) if destination.is_multicast() => {
-            Some(Next::Punt(PuntReason::Local { tunnel: Some(tunnel) }))
-        }
+        Some(_) if destination.is_multicast() => Some(Next::Local),
         _ if destination.is_multicast() || destination.is_broadcast() => {
             Some(Next::Drop(DropReason::NotForwarded))
         }
@@ -189,10 +205,6 @@ fn to_many(meta: &Meta, destination: Ipv4Addr) -> Option<Next> {
 fn hop<B: Buffer>(packet: &mut B) -> bool {
     packet.meta().has(Meta::OWN)
         || ipv4::Header::view_mut(packet.bytes_mut()).is_ok_and(|(header, _)| header.decrement_ttl())
-}
-
-fn ttl_exceeded() -> Next {
-    Next::PuntLimited(PuntReason::TtlExceeded, DropReason::TtlExceeded)
 }
 
 /// Whether there is a shorter way that the sender should know of: the packet leaves through the tunnel that it came by,
@@ -215,14 +227,5 @@ fn came_from(meta: &Meta, id: PeerId, peer: Option<&Peer>) -> bool {
             peer.is_some_and(|peer| peer.endpoints().remote.to_bits() == meta.outer_source)
         }
         None => false,
-    }
-}
-
-/// What a limited packet is about: who would get the ICMP error, or else where it goes.
-fn limit_key(reason: &PuntReason, packet: &[u8]) -> u32 {
-    let Ok((header, _)) = ipv4::Header::view(packet) else { return 0 };
-    match reason {
-        PuntReason::TtlExceeded | PuntReason::Unreachable => header.source().to_bits(),
-        _ => header.destination().to_bits(),
     }
 }

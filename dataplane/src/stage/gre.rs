@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use dmvpn_tables::{PeerId, PuntReason, Tunnel};
+use dmvpn_tables::{PeerId, PuntReason, Tunnel, TunnelId};
 use dmvpn_wire::{EtherType, View, gre, ipv4};
 
 use crate::counters::DropReason;
-use crate::frame::{Buffer, Meta};
+use crate::frame::{Buffer, Meta, Pool};
+use crate::stage::Context;
 use crate::stage::check::{self, OwnAddresses};
 
 /// What becomes of a GRE packet.
@@ -14,7 +15,7 @@ pub(crate) enum Next {
     /// An IPv4 packet, checked; it begins with its header.
     Forward,
     /// NHRP; it begins with the NHRP header.
-    Punt(PuntReason),
+    Nhrp,
     /// Nothing.
     Drop(DropReason),
 }
@@ -41,13 +42,29 @@ pub(crate) fn pop<B: Buffer>(
         EtherType::IPV4 => inner(own, tunnel, peer, packet, payload),
         EtherType::NHRP => {
             packet.crop(payload);
-            Next::Punt(PuntReason::Nhrp {
-                tunnel: tunnel.id,
-                peer,
-                source: packet.meta().outer_source.into(),
-            })
+            arrive(tunnel, peer, packet.meta_mut());
+            Next::Nhrp
         }
         _ => Next::Drop(DropReason::GreProtocol),
+    }
+}
+
+/// Hands NHRP to the control thread.
+#[cold]
+pub(crate) fn punt_nhrp<P: Pool>(cx: &Context<'_, P>, packet: P::Buffer) {
+    let meta = packet.meta();
+    let (peer, source) = (meta.peer(), meta.outer_source.into());
+    cx.punter.punt(PuntReason::Nhrp { tunnel: TunnelId(meta.tunnel), peer, source }, packet);
+}
+
+/// Notes where a packet came from.
+#[inline(always)]
+fn arrive(tunnel: &Tunnel, peer: Option<PeerId>, meta: &mut Meta) {
+    meta.tunnel = tunnel.id.0;
+    meta.flags = Meta::FROM_TUNNEL;
+    if let Some(peer) = peer {
+        meta.flags |= Meta::FROM_PEER;
+        meta.from_peer = peer.0;
     }
 }
 
@@ -81,12 +98,7 @@ fn inner<B: Buffer>(
     }
     let meta = packet.meta_mut();
     meta.destination = destination.to_bits();
-    meta.flags = Meta::FROM_TUNNEL;
-    meta.tunnel = tunnel.id.0;
-    if let Some(peer) = peer {
-        meta.flags |= Meta::FROM_PEER;
-        meta.from_peer = peer.0;
-    }
+    arrive(tunnel, peer, meta);
     Next::Forward
 }
 

@@ -1,5 +1,7 @@
 //! Ingress: what came in, checked and sorted.
 
+use std::net::Ipv4Addr;
+
 use dmvpn_tables::{PortId, PuntReason};
 use dmvpn_wire::esp::Header as EspHeader;
 use dmvpn_wire::udp::{self, Encapsulated};
@@ -10,62 +12,80 @@ use crate::frame::{Buffer, Entry, Meta, Pool};
 use crate::stage::{Context, ForNeighbor, Frames, check, gre};
 
 /// What becomes of a received packet. From here on it begins with its IPv4 header and ends where that says.
-pub(crate) enum Next {
+enum Next {
     /// ESP to an underlay address of ours; its offset is in the meta data.
     Decrypt,
     /// Any other IPv4 packet, also out of GRE in the clear.
     Forward,
-    /// ARP, DHCP, IKE, or NHRP in the clear.
-    Punt(PuntReason),
+    /// UDP or GRE to an underlay address of ours. It turns out to be one of the others.
+    ToUnderlay,
+    /// To the control thread.
+    Arp,
+    /// To the control thread.
+    Dhcp,
+    /// To the control thread.
+    Ike,
+    /// To the control thread; out of GRE in the clear.
+    Nhrp,
     /// Nothing.
     Drop(DropReason),
 }
 
 /// Sorts what ports received; what entered elsewhere goes there.
 pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::Buffer>) {
-    for mut packet in frames.taken_in.drain(..) {
-        let next = match packet.meta().entry() {
-            Entry::Ingress => classify(cx, &mut packet),
-            Entry::Decrypt => Next::Decrypt,
-            Entry::Forward => Next::Forward,
-            Entry::Replicate => {
-                frames.replicate.push(packet);
-                continue;
+    let Frames { taken_in, decrypt, forward, replicate, to_peer, egress, .. } = frames;
+    for mut packet in taken_in.drain(..) {
+        let entry = packet.meta().entry();
+        if entry != Entry::Ingress {
+            match entry {
+                Entry::Ingress | Entry::Forward => forward.push(packet),
+                Entry::Decrypt => decrypt.push(packet),
+                Entry::Replicate => replicate.push(packet),
+                Entry::Encrypt => to_peer.push(packet),
+                Entry::Egress => egress.push(ForNeighbor { packet, neighbor: &None }),
             }
-            Entry::Encrypt => {
-                frames.to_peer.push(packet);
-                continue;
-            }
-            Entry::Egress => {
-                frames.egress.push(ForNeighbor { packet, neighbor: &None });
-                continue;
-            }
-        };
-        match next {
-            Next::Decrypt => frames.decrypt.push(packet),
-            Next::Forward => frames.forward.push(packet),
-            Next::Punt(reason) => cx.punter.punt(reason, packet),
-            Next::Drop(reason) => cx.count_drop(reason),
+            continue;
         }
+        let mut next = classify(cx, &mut packet);
+        if matches!(next, Next::ToUnderlay) {
+            next = to_underlay(cx, &mut packet);
+        }
+        match next {
+            Next::Decrypt => decrypt.push(packet),
+            Next::Forward => forward.push(packet),
+            Next::Drop(reason) => cx.count_drop(reason),
+            other => punt(cx, &other, packet),
+        }
+    }
+}
+
+/// Hands a packet to the control thread.
+#[cold]
+fn punt<P: Pool>(cx: &Context<'_, P>, next: &Next, packet: P::Buffer) {
+    let port = PortId(packet.meta().port);
+    match next {
+        Next::Arp => cx.punter.punt(PuntReason::Arp { port }, packet),
+        Next::Dhcp => cx.punter.punt(PuntReason::Dhcp { port }, packet),
+        Next::Nhrp => gre::punt_nhrp(cx, packet),
+        _ => cx.punter.punt(PuntReason::Ike { worker: cx.handoff.worker() }, packet),
     }
 }
 
 #[inline(always)]
 fn classify<P: Pool>(cx: &Context<'_, P>, packet: &mut P::Buffer) -> Next {
-    let port = PortId(packet.meta().port);
-    let Some(info) = cx.snapshot.ports.get(usize::from(port.0)) else {
+    let Some(info) = cx.snapshot.ports.get(usize::from(packet.meta().port)) else {
         return Next::Drop(DropReason::UnknownPort);
     };
     let Ok((ethernet, content)) = eth::Header::view(packet.bytes()) else {
         return Next::Drop(DropReason::Runt);
     };
-    let to_us = ethernet.destination == info.mac;
+    let to_us = ethernet.destination.is(&info.mac);
     if !to_us && !ethernet.destination.is_multicast() {
         return Next::Drop(DropReason::OtherStation);
     }
     match ethernet.ether_type() {
         EtherType::IPV4 => {}
-        EtherType::ARP => return Next::Punt(PuntReason::Arp { port }),
+        EtherType::ARP => return Next::Arp,
         EtherType::VLAN | EtherType::SERVICE_VLAN => return Next::Drop(DropReason::Vlan),
         _ => return Next::Drop(DropReason::EtherType),
     }
@@ -83,47 +103,28 @@ fn classify<P: Pool>(cx: &Context<'_, P>, packet: &mut P::Buffer) -> Next {
     meta.destination = destination.to_bits();
     meta.flags = if info.underlay { Meta::FROM_UNDERLAY } else { 0 };
 
-    if header.protocol() == IpProtocol::UDP
+    let protocol = header.protocol();
+    if protocol == IpProtocol::UDP
         && (destination.is_broadcast() || info.address.is_unspecified() || info.address == destination)
-        && is_dhcp_reply(packet.bytes(), &header)
+        && is_dhcp_reply(packet.bytes())
     {
-        return Next::Punt(PuntReason::Dhcp { port });
+        return Next::Dhcp;
     }
-    if matches!(header.protocol(), IpProtocol::UDP | IpProtocol::ESP | IpProtocol::GRE)
+    if matches!(protocol, IpProtocol::UDP | IpProtocol::ESP | IpProtocol::GRE)
         && cx.own.end_tunnels(destination)
     {
-        return to_underlay(cx, header, packet);
+        if header.is_fragment() {
+            return Next::Drop(DropReason::FragmentToUs);
+        }
+        let meta = packet.meta_mut();
+        (meta.outer_source, meta.outer_ecn) = (header.source().to_bits(), header.ecn());
+        return if protocol == IpProtocol::ESP { esp(header.header_len(), packet) } else { Next::ToUnderlay };
     }
     // RFC 1812 section 5.3.4: a router does not turn link broadcasts into unicasts.
     if !to_us && !destination.is_multicast() {
         return Next::Drop(DropReason::NotForwarded);
     }
     Next::Forward
-}
-
-/// Whether a UDP packet is for the DHCP client port (RFC 2131 section 4.1).
-#[inline(never)]
-fn is_dhcp_reply(packet: &[u8], header: &ipv4::Header) -> bool {
-    !header.is_fragment()
-        && packet.get(header.header_len()..).and_then(|payload| udp::Header::view(payload).ok()).is_some_and(
-            |(udp, _)| udp.destination_port() == udp::DHCP_CLIENT && udp.source_port() == udp::DHCP_SERVER,
-        )
-}
-
-/// UDP, ESP or GRE to an address that tunnels end at.
-#[inline(always)]
-fn to_underlay<P: Pool>(cx: &Context<'_, P>, header: ipv4::Header, packet: &mut P::Buffer) -> Next {
-    if header.is_fragment() {
-        return Next::Drop(DropReason::FragmentToUs);
-    }
-    let meta = packet.meta_mut();
-    (meta.outer_source, meta.outer_ecn) = (header.source().to_bits(), header.ecn());
-    let header_len = header.header_len();
-    match header.protocol() {
-        IpProtocol::ESP => esp(header_len, packet),
-        IpProtocol::UDP => udp(cx, header_len, packet),
-        _ => clear_gre(cx, header, packet),
-    }
 }
 
 #[inline(always)]
@@ -138,17 +139,38 @@ fn esp<B: Buffer>(offset: usize, packet: &mut B) -> Next {
     Next::Decrypt
 }
 
+/// Whether a UDP packet is for the DHCP client port (RFC 2131 section 4.1).
 #[inline(never)]
-fn udp<P: Pool>(cx: &Context<'_, P>, header_len: usize, packet: &mut P::Buffer) -> Next {
+fn is_dhcp_reply(packet: &[u8]) -> bool {
+    let Ok((header, _)) = ipv4::Header::view(packet) else { return false };
+    !header.is_fragment()
+        && packet.get(header.header_len()..).and_then(|payload| udp::Header::view(payload).ok()).is_some_and(
+            |(udp, _)| udp.destination_port() == udp::DHCP_CLIENT && udp.source_port() == udp::DHCP_SERVER,
+        )
+}
+
+/// UDP or GRE to an address that tunnels end at.
+#[inline(never)]
+fn to_underlay<P: Pool>(cx: &Context<'_, P>, packet: &mut P::Buffer) -> Next {
+    let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
+        return Next::Drop(DropReason::Ipv4Header);
+    };
+    let (header_len, destination) = (header.header_len(), header.destination());
+    match header.protocol() {
+        IpProtocol::UDP => udp(header_len, packet),
+        _ => clear_gre(cx, header_len, destination, packet),
+    }
+}
+
+fn udp<B: Buffer>(header_len: usize, packet: &mut B) -> Next {
     let payload = packet.bytes().get(header_len..).unwrap_or_default();
     let Ok((header, data)) = udp::Header::parse(payload) else {
         return Next::Drop(DropReason::UdpLength);
     };
-    let ike = PuntReason::Ike { worker: cx.handoff.worker() };
     match header.destination_port() {
-        udp::IKE => Next::Punt(ike),
+        udp::IKE => Next::Ike,
         udp::IKE_NAT => match Encapsulated::parse(data) {
-            Ok(Encapsulated::Ike(_)) => Next::Punt(ike),
+            Ok(Encapsulated::Ike(_)) => Next::Ike,
             Ok(Encapsulated::Keepalive) => Next::Drop(DropReason::NatKeepalive),
             Ok(Encapsulated::Esp(_)) => {
                 let surplus = payload.len() - usize::from(header.length());
@@ -163,15 +185,19 @@ fn udp<P: Pool>(cx: &Context<'_, P>, header_len: usize, packet: &mut P::Buffer) 
 }
 
 /// GRE that came without ESP: for a tunnel without IPsec only.
-#[inline(never)]
-fn clear_gre<P: Pool>(cx: &Context<'_, P>, header: ipv4::Header, packet: &mut P::Buffer) -> Next {
-    let payload = packet.bytes().get(header.header_len()..).unwrap_or_default();
+fn clear_gre<P: Pool>(
+    cx: &Context<'_, P>,
+    header_len: usize,
+    destination: Ipv4Addr,
+    packet: &mut P::Buffer,
+) -> Next {
+    let payload = packet.bytes().get(header_len..).unwrap_or_default();
     let Ok(key) = dmvpn_wire::gre::Packet::parse(payload).map(|gre| gre.key) else {
         return Next::Drop(DropReason::GreHeader);
     };
     let mut tunnel = None;
     for candidate in cx.snapshot.tunnels.iter() {
-        if candidate.local == header.destination() && candidate.key == key {
+        if candidate.local == destination && candidate.key == key {
             if candidate.protected {
                 return Next::Drop(DropReason::ClearGreOnProtected);
             }
@@ -179,10 +205,10 @@ fn clear_gre<P: Pool>(cx: &Context<'_, P>, header: ipv4::Header, packet: &mut P:
         }
     }
     let Some(tunnel) = tunnel else { return Next::Drop(DropReason::GreNoTunnel) };
-    let content = header.header_len()..packet.len();
+    let content = header_len..packet.len();
     match gre::pop(cx.own, tunnel, None, packet, content) {
         gre::Next::Forward => Next::Forward,
-        gre::Next::Punt(reason) => Next::Punt(reason),
+        gre::Next::Nhrp => Next::Nhrp,
         gre::Next::Drop(reason) => Next::Drop(reason),
     }
 }

@@ -9,6 +9,7 @@ use crate::ids::{NeighborId, PeerId, PortId, TunnelId};
 /// What the forwarding table's entries point at. Many routes share one adjacency, so when a next hop
 /// changes, one slot changes, however many routes lead there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
 pub enum Adjacency {
     /// No way there: ICMP destination unreachable.
     #[default]

@@ -14,9 +14,7 @@ pub fn checksum(bytes: &[u8]) -> u16 {
 /// Whether `bytes`, checksum included, add up.
 #[inline(always)]
 pub fn verify(bytes: &[u8]) -> bool {
-    // What is zero in one's complement arithmetic, but not because all bytes are, is a multiple of 2^16 - 1.
-    let sum = add_up(bytes);
-    sum != 0 && sum.is_multiple_of(0xffff)
+    fold(add_up(bytes)) == 0xffff
 }
 
 /// The checksum after one 16-bit word of what it covers changed from `old` to `new`
@@ -72,27 +70,26 @@ impl Sum {
     }
 }
 
-/// The sum of `bytes` in the machine's own byte order, carries and all. One's complement addition does not care for the
-/// order as long as it is the same throughout (RFC 1071 section 2B), and 32-bit words into a 64-bit sum need no carry
-/// handling; compilers vectorise this.
+/// The sum of `bytes` in the machine's own byte order. One's complement addition does not care for the order as long as it
+/// is the same throughout (RFC 1071 section 2B), nor for how many 16-bit words are added at a time, as long as carries are
+/// added back in.
 #[inline(always)]
 fn add_up(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    let mut last = [0; 4];
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
     for (slot, byte) in last.iter_mut().zip(rest) {
         *slot = *byte;
     }
-    sum + u64::from(u32::from_ne_bytes(last))
+    words.iter().fold(u64::from_ne_bytes(last), |sum, word| {
+        let (sum, carry) = sum.overflowing_add(u64::from_ne_bytes(*word));
+        sum + u64::from(carry)
+    })
 }
 
-/// Adds the carries back in until none is left.
+/// Adds the halves, and the halves of that, with their carries: they arrive in the upper half of a sum of the two orders.
 #[inline]
-#[allow(clippy::cast_possible_truncation, reason = "after the last fold the value fits")]
+#[allow(clippy::cast_possible_truncation, reason = "the upper half of twice as many bits")]
 fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }

@@ -28,6 +28,14 @@ impl Header {
         Self { destination, source, ether_type: ether_type.0.into() }
     }
 
+    /// Makes it one for a payload of `ether_type`, whatever it was.
+    #[inline]
+    pub fn set(&mut self, destination: MacAddr, source: MacAddr, ether_type: EtherType) {
+        self.destination = destination;
+        self.source = source;
+        self.ether_type = ether_type.0.into();
+    }
+
     /// What follows.
     #[inline]
     pub fn ether_type(&self) -> EtherType {
@@ -78,6 +86,16 @@ impl MacAddr {
     pub const BROADCAST: Self = Self([0xff; 6]);
     /// No station.
     pub const UNSPECIFIED: Self = Self([0; 6]);
+
+    /// Whether it is the same address as another: `==` in few instructions, for every packet.
+    #[inline]
+    pub fn is(&self, other: &Self) -> bool {
+        let [a, b, c, d, e, f] = self.0;
+        let [u, v, w, x, y, z] = other.0;
+        let front = u32::from_ne_bytes([a, b, c, d]) ^ u32::from_ne_bytes([u, v, w, x]);
+        let back = u16::from_ne_bytes([e, f]) ^ u16::from_ne_bytes([y, z]);
+        front | u32::from(back) == 0
+    }
 
     /// For a group of stations (the broadcast address is one such).
     #[inline]

@@ -47,11 +47,9 @@ impl<'a> Packet<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (base, mut rest) = Base::view(bytes)?;
         let flags = base.flags.get();
-        if flags & VERSION != 0 {
-            return Err(Malformed::Version);
-        }
-        if flags & DISCARD != 0 {
-            return Err(Malformed::Unsupported);
+        if flags & (VERSION | DISCARD) != 0 {
+            let version = flags & VERSION != 0;
+            return Err(if version { Malformed::Version } else { Malformed::Unsupported });
         }
         let mut word = || -> Result<u32, Malformed> {
             let (word, after) = rest.split_first_chunk::<4>().ok_or(Malformed::Truncated)?;
