@@ -80,6 +80,11 @@ mod eth_and_arp {
         }
         assert!(MacAddr::BROADCAST.is_multicast() && !mac.is_multicast());
         assert!(mac.is_unicast() && !MacAddr::UNSPECIFIED.is_unicast());
+        for octet in 0..6 {
+            let mut other = mac;
+            other.0[octet] ^= 0x10;
+            assert!(mac.is(&mac) && !mac.is(&other), "{octet}");
+        }
     }
 
     #[test]
