@@ -1,46 +1,22 @@
 //! A worker under offered load: packets arrive when they are due, whether anybody is ready for them or not.
 
-use std::cell::RefCell;
-use std::fs;
+mod port;
+
 use std::rc::Rc;
 
 use anyhow::{Context, ensure};
-use dmvpn_dataplane::{Buffer, ControlEnd, Frame, Handoff, Link, Pool, Worker};
+use dmvpn_dataplane::{ControlEnd, Frame, Handoff, Link, Worker};
 use dmvpn_dpdk::{Clock, Mbuf, Mempool};
 use dmvpn_tables::Reader;
 use hdrhistogram::Histogram;
 
 use crate::cases::{Direction, Setup};
 use crate::network::Network;
-use crate::stats::{Samples, probe};
-use crate::traffic::{Flow, Traffic, seal_at_spokes};
+use crate::stats::{Samples, probe, run_delay};
+use crate::traffic::Traffic;
 
-/// Frames as the hub receives them, one behind the other in memory.
-#[derive(Default)]
-pub(crate) struct Stock {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-/// A port where packets arrive on time, and which sends whatever it is given at once. An arriving packet is copied into a
-/// buffer when it is received. Clones are the same port.
-#[derive(Clone)]
-struct OfferedPort(Rc<RefCell<State>>);
-
-struct State {
-    clock: Clock,
-    pool: Mempool,
-    burst: usize,
-    stock: Rc<Stock>,
-    /// Packets that arrive in all; the stock over and over.
-    offered: usize,
-    taken: usize,
-    /// When the first one arrives, and cycles from one to the next: none where all are there from the beginning.
-    start: u64,
-    interval: f64,
-    /// When packets were sent, and how many.
-    departures: Vec<(u64, u32)>,
-}
+pub(crate) use self::port::Rate;
+use self::port::{OfferedPort, Stock};
 
 /// Who forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,15 +25,6 @@ pub(crate) enum Contender {
     Path,
     /// A loop that sends what it receives.
     Bare,
-}
-
-/// How fast packets come.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Rate {
-    /// As fast as they are taken.
-    Full,
-    /// One every so many cycles.
-    Interval(f64),
 }
 
 /// What became of the packets of some time.
@@ -101,113 +68,6 @@ const SLOW: f64 = 2.0;
 /// Seconds that no window takes.
 const PATIENCE: u64 = 20;
 
-impl Stock {
-    /// So many packets of the traffic, as spokes or hosts send them now, instead of those that there are.
-    fn refill(
-        mut self,
-        network: &Network,
-        traffic: &mut Traffic,
-        pool: &mut Mempool,
-        packets: usize,
-    ) -> anyhow::Result<Self> {
-        const AT_A_TIME: usize = 64;
-        self.bytes.clear();
-        self.ends.clear();
-        while self.ends.len() < packets {
-            let flows: Vec<Flow> =
-                (self.ends.len()..packets).take(AT_A_TIME).map(|_| traffic.next()).collect();
-            let frames: Vec<Mbuf> = if traffic.direction() == Direction::Encap {
-                flows.iter().map(|flow| flow.lan_frame(pool)).collect::<Result<_, _>>()?
-            } else {
-                let mut frames: Vec<_> =
-                    flows.iter().map(|flow| flow.wan_frame(network, pool)).collect::<Result<_, _>>()?;
-                seal_at_spokes(network, &mut frames, &flows)?;
-                frames
-            };
-            for frame in frames {
-                self.bytes.extend_from_slice(frame.bytes());
-                self.ends.push(self.bytes.len());
-            }
-        }
-        Ok(self)
-    }
-
-    fn packet(&self, number: usize) -> &[u8] {
-        let place = number % self.ends.len().max(1);
-        let begin =
-            place.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or_default();
-        let end = self.ends.get(place).copied().unwrap_or_default();
-        self.bytes.get(begin..end).unwrap_or_default()
-    }
-}
-
-impl OfferedPort {
-    fn new(clock: Clock, pool: &Mempool, burst: usize) -> Self {
-        Self(Rc::new(RefCell::new(State {
-            clock,
-            pool: pool.clone(),
-            burst,
-            stock: Rc::default(),
-            offered: 0,
-            taken: 0,
-            start: 0,
-            interval: 0.0,
-            departures: Vec::new(),
-        })))
-    }
-
-    fn offer(&self, stock: &Rc<Stock>, packets: usize, rate: Rate) {
-        let state = &mut *self.0.borrow_mut();
-        state.stock = Rc::clone(stock);
-        (state.offered, state.taken) = (packets, 0);
-        state.interval = rate.interval();
-        state.start = state.clock.cycles();
-    }
-
-    fn taken(&self) -> usize {
-        self.0.borrow().taken
-    }
-}
-
-impl State {
-    /// Packets that have arrived.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, and not negative")]
-    fn due(&self) -> usize {
-        if self.interval <= 0.0 {
-            return self.offered;
-        }
-        let passed = self.clock.cycles().saturating_sub(self.start) as f64;
-        ((passed / self.interval) as usize + 1).min(self.offered)
-    }
-}
-
-impl Link for OfferedPort {
-    type Buffer = Mbuf;
-
-    fn rx(&mut self, frame: &mut Frame<Mbuf>) {
-        let state = &mut *self.0.borrow_mut();
-        if state.taken == state.offered {
-            return;
-        }
-        let count = (state.due() - state.taken).min(state.burst).min(frame.remaining_capacity());
-        for _ in 0..count {
-            let bytes = state.stock.packet(state.taken);
-            let Some(mut buffer) = state.pool.alloc() else { return };
-            let Some(room) = buffer.append(bytes.len()) else { return };
-            room.copy_from_slice(bytes);
-            frame.push(buffer);
-            state.taken += 1;
-        }
-    }
-
-    fn tx(&mut self, frame: &mut Frame<Mbuf>) {
-        let state = &mut *self.0.borrow_mut();
-        let count = u32::try_from(frame.len()).unwrap_or_default();
-        frame.clear();
-        state.departures.push((state.clock.cycles(), count));
-    }
-}
-
 impl Bench {
     /// A worker that reads tables by `reader`, and traffic for them.
     ///
@@ -239,12 +99,12 @@ impl Bench {
     /// # Errors
     /// There is no memory.
     pub(crate) fn prepare(&mut self, network: &Network, packets: usize) -> anyhow::Result<()> {
-        if self.setup.direction == Direction::Encap && !self.stock.ends.is_empty() {
+        if self.setup.direction == Direction::Encap && !self.stock.is_empty() {
             return Ok(());
         }
         let packets = if self.setup.direction == Direction::Encap { PLAIN } else { packets };
         // Into the memory of the last one, for the same reason for which ports keep theirs.
-        self.input.0.borrow_mut().stock = Rc::default();
+        self.input.release();
         let stock = Rc::try_unwrap(std::mem::take(&mut self.stock)).unwrap_or_default();
         self.stock = Rc::new(stock.refill(network, &mut self.traffic, &mut self.pool, packets)?);
         Ok(())
@@ -295,9 +155,8 @@ impl Bench {
     ) -> anyhow::Result<Window> {
         let before = probe(self.clock);
         let waited = run_delay();
-        self.output.0.borrow_mut().departures.clear();
-        self.input.offer(&self.stock, packets, rate);
-        let start = self.input.0.borrow().start;
+        self.output.forget_departures();
+        let start = self.input.offer(&self.stock, packets, rate);
         let limit = PATIENCE * self.clock.hz();
         let (mut longest, mut stalled, mut frame) = (0, false, Frame::new());
         let mut last = start;
@@ -328,10 +187,10 @@ impl Bench {
         }
         // Nobody needs what is punted, but everybody needs the buffers.
         while self.control.punts.poll().is_some() {}
-        let state = &mut *self.output.0.borrow_mut();
-        let sent: usize = state.departures.iter().map(|(_, count)| *count as usize).sum();
+        let departures = self.output.departures();
+        let sent: usize = departures.iter().map(|(_, count)| *count as usize).sum();
         ensure!(sent <= packets, "more packets left than arrived");
-        let end = state.departures.last().map_or(start, |(at, _)| *at);
+        let end = departures.last().map_or(start, |(at, _)| *at);
         Ok(Window {
             offered: packets,
             lost: packets - sent,
@@ -341,8 +200,7 @@ impl Bench {
             probe: before.max(probe(self.clock)),
             start,
             interval: rate.interval(),
-            // The port keeps its memory: new pages would have to be found in the middle of the next window.
-            departures: state.departures.clone(),
+            departures,
         })
     }
 }
@@ -356,16 +214,6 @@ const PLAIN: usize = 2048;
 
 /// The first of so many parts of a window warms caches up.
 const WARM_UP: usize = 5;
-
-impl Rate {
-    /// Cycles from one packet to the next.
-    fn interval(self) -> f64 {
-        match self {
-            Self::Full => 0.0,
-            Self::Interval(cycles) => cycles,
-        }
-    }
-}
 
 impl Window {
     /// Cycles per packet that was offered.
@@ -419,12 +267,6 @@ pub(crate) const QUIET: f64 = 1.05;
 /// Windows beside quick probes, if others are not to count.
 const FEWEST: usize = 8;
 
-/// Nanoseconds for which this thread could have run, but waited for a CPU.
-fn run_delay() -> Option<u64> {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split_whitespace().nth(1)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -472,13 +314,5 @@ mod tests {
         assert_eq!(quiet(&windows, quickest(&windows)).count(), 8, "few are beside quick probes");
         windows.push(window(false, 100));
         assert_eq!(quiet(&windows, quickest(&windows)).count(), 8, "enough are");
-    }
-
-    #[test]
-    fn a_stock_is_offered_over_and_over() {
-        let stock = Stock { bytes: b"abbccc".to_vec(), ends: vec![1, 3, 6] };
-        let packets: Vec<_> = (0..5).map(|number| stock.packet(number)).collect();
-        assert_eq!(packets, [&b"a"[..], b"bb", b"ccc", b"a", b"bb"]);
-        assert_eq!(Stock::default().packet(3), b"");
     }
 }

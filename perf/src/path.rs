@@ -13,7 +13,7 @@ use dmvpn_wire::{View, eth};
 use crate::bare;
 use crate::cases::{Cases, Direction, Setup};
 use crate::network::{Network, WAN_MTU};
-use crate::path::crew::Crew;
+use crate::path::crew::{Company, Crew};
 use crate::port::MemoryPort;
 use crate::progress;
 use crate::report::{Case, Object, Report};
@@ -104,20 +104,37 @@ fn measure_crew(
     cases: &Cases,
     cpus: &[usize],
 ) -> anyhow::Result<Case> {
-    let start = |cpus| Crew::start(rig, pool, setup, cases.seed, cpus);
-    let mut crews = [start(cpus)?, start(&cpus[..1])?];
-    let figures = in_turns(rig.clock, cases.time(), &mut crews, Crew::turn)?;
-    let [all, one] = [0, 1].map(|crew: usize| &figures[crew][0]);
+    let start = |cpus, company| Crew::start(rig, pool, setup, cases.seed, cpus, company);
+    let mut crews = [
+        start(cpus, Company::Together)?,
+        start(&cpus[..1], Company::Together)?,
+        start(cpus, Company::Apart)?,
+    ];
+    let mut bench = Bench::new(rig.clock, pool, setup, cases.seed)?;
+    let mut contenders = [Some(0), Some(1), Some(2), None];
+    let figures = in_turns(rig.clock, cases.time(), &mut contenders, |crew| match *crew {
+        Some(crew) => crews[crew].turn(),
+        None => bench.turn(Contender::Kernel),
+    })?;
+    let [all, one, apart, kernel] = [0, 1, 2, 3].map(|contender: usize| &figures[contender][0]);
     let ns = all.typical() * 1e9 / rig.hz();
     let (drops, handed_over) = crews[0].losses();
-    Ok(Case::of(setup.identity().with("workers", cpus.len()))
+    let mut case = Case::of(setup.identity().with("workers", cpus.len()))
         .figure("mpps", 1e3 / ns)
         .figure("gbps", setup.size.mean() * 8.0 / ns)
         .figure("ns_per_packet", ns)
         .figure("cycles_per_packet", all.typical())
         .figure("one_worker_cycles", one.typical())
         .figure("throughput_to_one_worker", one.ratio(all))
-        .figure("handed_over", handed_over)
+        .figure("apart_cycles", apart.typical())
+        .figure("throughput_to_workers_apart", apart.ratio(all))
+        .figure("kernel_cycles", kernel.typical())
+        .figure("ratio_to_kernel", kernel.ratio(all) / cpus.len() as f64)
+        .figure("handed_over", handed_over);
+    for (stage, cycles) in Stage::ALL.iter().zip(&figures[0][1..]) {
+        case = case.figure(stage.name(), cycles.typical());
+    }
+    Ok(case
         .figure("drops", drops)
         .figure("median_cycles", all.median())
         .figure("spread", all.spread())
@@ -357,11 +374,17 @@ mod tests {
         let cpus: Vec<_> = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
         let cpus = [cpus[0], cpus[cpus.len() - 1]];
         for direction in DIRECTIONS {
-            let mut crew = Crew::start(rig, &pool, setup("null", direction), 7, &cpus).unwrap();
-            assert!(crew.turn().unwrap()[0] > 0.0);
-            let (drops, handed_over) = crew.losses();
-            assert_eq!(drops, 0);
-            assert!((0.2..1.0).contains(&handed_over), "{handed_over}");
+            for company in [Company::Together, Company::Apart] {
+                let mut crew = Crew::start(rig, &pool, setup("null", direction), 7, &cpus, company).unwrap();
+                assert!(crew.turn().unwrap()[0] > 0.0);
+                let (drops, handed_over) = crew.losses();
+                assert_eq!(drops, 0);
+                if company == Company::Apart || direction == Direction::Decap {
+                    assert_eq!(handed_over, 0.0);
+                } else {
+                    assert!((0.3..0.7).contains(&handed_over), "{handed_over}");
+                }
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Time on a shared machine: rounds in turns, of which only those count in which the machine did little else.
 
 use std::array;
+use std::fs;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -88,6 +89,12 @@ pub(crate) fn probe(clock: Clock) -> u64 {
     }
     black_box(lanes);
     clock.cycles() - begin
+}
+
+/// Nanoseconds for which this thread could have run, but waited for a CPU.
+pub(crate) fn run_delay() -> Option<u64> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().nth(1)?.parse().ok()
 }
 
 impl Samples {
