@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
 const BATCHES: usize = 8;
 const BUFFERS: u32 = 4096;
 /// Of several: what they are given, what they have sent, and what lies in the caches of their threads.
-const BUFFERS_OF_WORKER: u32 = 8192;
+const BUFFERS_OF_WORKER: u32 = 16_384;
 
 /// Runs all cases.
 ///

@@ -22,10 +22,11 @@ use crate::stats::{median_of_each, run_delay};
 use crate::traffic::{Flow, Traffic};
 
 /// Packets of a batch that each worker receives: so many that it does not matter that of the SAs that they need, one worker
-/// owns a few more than the other.
-pub(super) const BATCH: usize = 2048;
+/// owns a few more than the other, nor that at the end one waits for the other; and that most of them are in no core's own
+/// cache when they are received, like those of a NIC.
+pub(super) const BATCH: usize = 8192;
 /// Batches of a turn. What a turn took is the median of them.
-const BATCHES: usize = 4;
+const BATCHES: usize = 3;
 /// Packets between two workers: all of a batch, since none may be lost if the operating system stops one of them.
 const HANDOFF: usize = 2 * BATCH;
 /// Seconds after which packets that have not come out are lost.
