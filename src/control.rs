@@ -12,7 +12,7 @@ use dmvpn_config::Config;
 use dmvpn_control::engine;
 use dmvpn_control::host::{Command, Host};
 use dmvpn_control::show::{Request, Response};
-use dmvpn_dpdk::{Eal, Port, Started};
+use dmvpn_dpdk::{Eal, Port, Spread, Started};
 use dmvpn_tables::Publisher;
 
 /// Commands that may wait.
@@ -39,7 +39,12 @@ impl ControlThread {
         rings: Rings,
     ) -> anyhow::Result<Self> {
         let (commands, receiver) = channel::bounded(COMMANDS);
-        let ports = ports.iter().map(|port| engine::Port { mac: port.mac(), mtu: port.mtu() }).collect();
+        let ports = ports.iter().map(|port| engine::Port {
+            mac: port.mac(),
+            mtu: port.mtu(),
+            by_addresses: port.spread() == Spread::Addresses,
+        });
+        let ports = ports.collect();
         let host = Host::start(config, ports, publisher, rings, receiver)
             .context("cannot start the control plane")?;
         let (turns, stop) = (host.turns(), Arc::<AtomicBool>::default());

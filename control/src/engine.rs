@@ -52,6 +52,7 @@ pub struct Engine {
     arp: Arp,
     peers: Peers,
     ike: ike::Machine,
+    arrival: Option<punts::Arrival>,
     /// NHRP and what belongs to it, by tunnel.
     overlays: Vec<Overlay>,
     held: Held,
@@ -99,6 +100,8 @@ pub struct Port {
     pub mac: MacAddr,
     /// Largest IPv4 packet it takes, in bytes.
     pub mtu: u16,
+    /// Which worker receives a packet depends on its IP addresses alone.
+    pub by_addresses: bool,
 }
 
 /// What makes one run of the engine differ from another.
@@ -145,6 +148,7 @@ impl Engine {
             arp: Arp::default(),
             peers: Peers::new(u32::from_ne_bytes(tables::draw(&mut rng)), workers),
             ike: ike::Machine::new(tables::draw(&mut rng), ike::Limits::default()),
+            arrival: None,
             overlays: Vec::new(),
             held: Held::default(),
             errors: icmp::Errors::default(),

@@ -51,7 +51,7 @@ pub struct Peer {
     pub last_used: Option<Instant>,
     /// Overlay addresses that NHRP bound to it.
     pub stations: BTreeSet<Ipv4Addr>,
-    /// The worker that receives what it sends; its next SAs will be that worker's.
+    /// The worker that receives what it sends, if that is always the same one; its next SAs will be that worker's.
     arrives_at: Option<WorkerId>,
     security: Security,
     /// Packets by SAs that are gone.
@@ -191,14 +191,11 @@ impl Peers {
             .map(|(_, _, id)| *id)
     }
 
-    /// What comes from an underlay address arrives at this worker. It becomes the owner of the SAs that the peers there get
-    /// from now on, so that it need not hand their packets over; SAs that there are stay where they are.
-    pub fn arrive_at(&mut self, tunnel: TunnelId, address: Ipv4Addr, worker: WorkerId) {
-        let known = self.by_address.range((tunnel, address, PeerId(0))..=(tunnel, address, PeerId(u32::MAX)));
-        for (_, _, id) in known {
-            if let Some(peer) = self.peers.get_mut(id) {
-                peer.arrives_at = Some(worker);
-            }
+    /// What a peer sends arrives at this worker. It becomes the owner of the SAs that the peer gets from now on, so that
+    /// it need not hand their packets over; SAs that there are stay where they are.
+    pub fn arrive_at(&mut self, id: PeerId, worker: WorkerId) {
+        if let Some(peer) = self.peers.get_mut(&id).filter(|_| worker.0 < self.workers) {
+            peer.arrives_at = Some(worker);
         }
     }
 
@@ -304,7 +301,7 @@ impl Peer {
         }
     }
 
-    /// Which worker a new SA is for. As long as nobody knows where its packets will arrive, all workers get as many peers.
+    /// Which worker a new SA is for. Where nobody knows at which its packets will arrive, all workers get as many peers.
     fn owner(&self, id: PeerId, workers: u16) -> WorkerId {
         // Neighboring slots to different workers (Fibonacci hashing). By the slot alone: all else of the handle counts up.
         let hash = (id.index() as u64).wrapping_mul(0x9e37_79b9) & 0xffff_ffff;

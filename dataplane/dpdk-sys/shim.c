@@ -34,6 +34,8 @@ int shim_capabilities(uint16_t port, struct shim_capabilities *capabilities)
 	capabilities->max_rx_queues = info.max_rx_queues;
 	capabilities->max_tx_queues = info.max_tx_queues;
 	capabilities->min_mtu = info.min_mtu;
+	/* Without this one type, a driver knows only types of their own for TCP, UDP and the rest. */
+	capabilities->hashes_addresses = (info.flow_type_rss_offloads & RTE_ETH_RSS_IPV4) != 0;
 	capabilities->max_mtu = RTE_MIN(info.max_mtu, info.max_rx_pktlen - RTE_MIN(overhead, info.max_rx_pktlen));
 	return 0;
 }

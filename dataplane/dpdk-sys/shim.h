@@ -38,6 +38,8 @@ struct shim_capabilities {
 	uint16_t max_tx_queues;
 	uint16_t min_mtu;
 	uint16_t max_mtu;
+	/* It can hash every IPv4 packet by its addresses alone. */
+	bool hashes_addresses;
 };
 
 int shim_errno(void);

@@ -158,7 +158,10 @@ mod tests {
         let mut pool = HeapPool::new(2 * PUNT_RING);
         for (reason, waiting) in [
             (PuntReason::Local { tunnel: None }, PUNT_RING / 4),
-            (PuntReason::Ike { worker: dmvpn_tables::WorkerId(0) }, PUNT_RING / 2),
+            (
+                PuntReason::Ike { port: dmvpn_tables::PortId(0), worker: dmvpn_tables::WorkerId(0) },
+                PUNT_RING / 2,
+            ),
         ] {
             for _ in 0..PUNT_RING {
                 punter.punt(reason, pool.alloc().unwrap());

@@ -133,7 +133,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut world = match arguments.mirror {
         true => World::of_peers(&config, &side, kernel)?,
         false => {
-            let near = iter::zip(&near, &ports).map(|(&mac, port)| engine::Port { mac, mtu: port.mtu() });
+            let near = iter::zip(&near, &ports).map(|(&mac, port)| engine::Port {
+                mac,
+                mtu: port.mtu(),
+                by_addresses: false,
+            });
             World::of_box(&config, &near.collect::<Vec<_>>(), &side, kernel)?
         }
     };

@@ -2,16 +2,23 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use dmvpn_tables::{Inject, NeighborId, PortId, Punt, PuntReason, TunnelId, WorkerId};
+use dmvpn_tables::{Inject, NeighborId, PeerId, PortId, Punt, PuntReason, TunnelId, WorkerId};
 use dmvpn_wire::icmp::{Problem, Unreachable};
 use dmvpn_wire::udp::Encapsulated;
 use dmvpn_wire::{IpProtocol, View, ipv4, udp};
 
-use super::interfaces::tunnels;
 use super::{Alarm, Engine, Output, What};
 use crate::rib::{Gateway, NextHop, Origin, Route};
 use crate::time::Instant;
 use crate::{arp, icmp, ike, nhrp};
+
+/// How the last IKE datagram came in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    source: Ipv4Addr,
+    port: PortId,
+    worker: WorkerId,
+}
 
 impl Engine {
     pub(super) fn punt(&mut self, now: Instant, punt: Punt) {
@@ -20,7 +27,7 @@ impl Engine {
             PuntReason::Arp { port } => self.arp.handle(now, port, &packet),
             // No interface is configured by DHCP, so nobody waits for this.
             PuntReason::Dhcp { .. } => {}
-            PuntReason::Ike { worker } => self.datagram(now, worker, &packet),
+            PuntReason::Ike { port, worker } => self.datagram(now, port, worker, &packet),
             PuntReason::Nhrp { tunnel, peer, source } => {
                 let from = peer.or_else(|| self.clear_peer(now, tunnel, source));
                 if let Some(from) = from {
@@ -116,7 +123,7 @@ impl Engine {
     }
 
     /// An IKE datagram, from its IPv4 header on, which a worker has received.
-    fn datagram(&mut self, now: Instant, worker: WorkerId, packet: &[u8]) {
+    fn datagram(&mut self, now: Instant, port: PortId, worker: WorkerId, packet: &[u8]) {
         let Ok(ipv4::Packet { header, payload, .. }) = ipv4::Packet::parse(packet) else { return };
         let (source, destination) = (header.source(), header.destination());
         let Ok((udp, content)) = udp::Header::parse(payload) else { return };
@@ -131,10 +138,7 @@ impl Engine {
             },
             _ => return,
         };
-        // ESP of that peer will arrive there, too: both have the same addresses.
-        for (tunnel, _) in tunnels(&self.config) {
-            self.peers.arrive_at(tunnel, source, worker);
-        }
+        self.arrival = Some(Arrival { source, port, worker });
         self.ike.handle(
             now,
             ike::Input::Datagram {
@@ -143,6 +147,20 @@ impl Engine {
                 payload: message.to_vec(),
             },
         );
+    }
+
+    /// A peer gets new SAs. They are for the worker that its IKE messages arrive at, if its ESP arrives there, too: where the
+    /// underlay port spreads packets by addresses alone. (So nobody who forges the peer's address comes to another worker.)
+    pub(super) fn follow(&mut self, id: PeerId) {
+        let Some(Arrival { source, port, worker }) = self.arrival else { return };
+        let Some(peer) = self.peers.get(id).filter(|peer| peer.endpoints.remote == source) else { return };
+        let number = usize::from(port.0);
+        let tunnel = self.config.tunnels.get(usize::from(peer.tunnel.0));
+        if tunnel.is_some_and(|tunnel| tunnel.underlay == number)
+            && self.ports.get(number).is_some_and(|port| port.by_addresses)
+        {
+            self.peers.arrive_at(id, worker);
+        }
     }
 
     /// A packet for this box itself.

@@ -89,6 +89,7 @@ impl Engine {
                 self.notice(Some(tunnel), What::PeerDown { peer, remote, reason });
             }
             ike::Event::InstallInbound(new) => {
+                self.follow(new.peer);
                 let window = WindowSize::new(new.replay_window).unwrap_or_default();
                 self.peers.install_inbound(self.tables.edit(), &new, window);
             }

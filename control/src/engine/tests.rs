@@ -1,13 +1,16 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use dmvpn_tables::{Adjacency, PortId, PuntReason, Reader, Snapshot};
+use dmvpn_tables::esp::KeyMaterial;
+use dmvpn_tables::{Adjacency, Endpoints, Mode, PortId, PuntReason, Reader, Snapshot, WorkerId};
 use dmvpn_wire::arp::Packet as ArpPacket;
 use dmvpn_wire::icmp::{Echo, Message};
 use dmvpn_wire::ipv4::{self, Fields};
 use dmvpn_wire::{EtherType, IpProtocol, View, eth, udp};
 
 use super::*;
+use crate::peer::Peer;
 use crate::show::{Request, Response, Topic};
 
 const SPOKE: &str = include_str!("../../../config/examples/spoke1.toml");
@@ -31,7 +34,7 @@ impl Bench {
     fn new(config: &str) -> Self {
         let config = Arc::new(dmvpn_config::parse(config, "test.toml").unwrap());
         let (publisher, mut readers) = Publisher::new(Snapshot::default(), 1);
-        let port = |n| Port { mac: MacAddr([2, 0, 0, 0, 0, n]), mtu: 1500 };
+        let port = |n| Port { mac: MacAddr([2, 0, 0, 0, 0, n]), mtu: 1500, by_addresses: true };
         let start = Start { seed: [7; 32], unix_seconds: 1_700_000_000 };
         let engine = Engine::new(config, vec![port(0), port(1)], publisher, start, Instant::ZERO);
         Self { engine, reader: readers.remove(0), now: Instant::ZERO }
@@ -306,7 +309,7 @@ fn any_punt_is_survived() {
         PuntReason::Arp { port: WAN },
         PuntReason::Arp { port: PortId(77) },
         PuntReason::Dhcp { port: WAN },
-        PuntReason::Ike { worker: dmvpn_tables::WorkerId(9) },
+        PuntReason::Ike { port: WAN, worker: WorkerId(9) },
         PuntReason::Nhrp { tunnel: TunnelId(9), peer: None, source: GATEWAY },
         PuntReason::Nhrp { tunnel: TUNNEL, peer: Some(PeerId(5)), source: GATEWAY },
         PuntReason::Local { tunnel: None },
@@ -354,6 +357,45 @@ fn forged_senders_of_unknown_spis_have_few_main_modes_begun() {
         bench.punt(PuntReason::UnknownSpi { spi: 0x0101_0101 }, &esp);
         assert_eq!(called(&mut bench).contains(&late), expected, "after {second} s");
     }
+}
+
+#[test]
+fn new_sas_are_for_the_worker_that_ike_of_their_peer_arrives_at() {
+    let config = HUB.replace("[dataplane]", "[dataplane]\nworkers = [0, 1, 2, 3]");
+    let (peer, spoke) = (PeerId(1 << 20), Ipv4Addr::new(203, 0, 113, 2));
+    let mut spi = 0x10_0000;
+    let mut owner = |from: Ipv4Addr, port, worker, by_addresses| {
+        let mut bench = Bench::new(&config);
+        let ours = bench.tables().ports[0].address;
+        bench.engine.ports.iter_mut().for_each(|port| port.by_addresses = by_addresses);
+        let endpoints = Endpoints { local: ours, remote: spoke, udp: None };
+        let identity = ike::Identity { kind: 1, data: spoke.octets().to_vec() };
+        bench.engine.peers.insert(peer, Peer::protected(TUNNEL, endpoints, identity, None));
+        let datagram =
+            udp::Header::new(500, 500, 4).map(|header| [header.octets(), &[0; 4]].concat()).unwrap();
+        bench.punt(PuntReason::Ike { port, worker }, &packet(from, ours, IpProtocol::UDP, &datagram));
+        spi += 1;
+        let suite = "aes256-sha1".parse().unwrap();
+        let new = ike::NewSa {
+            peer,
+            tunnel: TUNNEL,
+            child: ike::ChildId(1),
+            spi,
+            keys: KeyMaterial::from_keymat(suite, &[7; 52]).unwrap(),
+            mode: Mode::Transport,
+            endpoints,
+            replay_window: 64,
+            lifetime: Duration::from_secs(3600),
+        };
+        bench.engine.carry_out_ike(bench.now, ike::Output::Event(ike::Event::InstallInbound(Box::new(new))));
+        bench.engine.tables.edit().inbound_sa(spi).unwrap().owner()
+    };
+    let anywhere = owner(GATEWAY, WAN, WorkerId(3), true);
+    let elsewhere = WorkerId((anywhere.0 + 1) % 4);
+    assert_eq!(owner(spoke, WAN, elsewhere, true), elsewhere);
+    assert_eq!(owner(spoke, WAN, elsewhere, false), anywhere, "its ESP may come to another worker");
+    assert_eq!(owner(spoke, LAN, elsewhere, true), anywhere, "forged");
+    assert_eq!(owner(spoke, WAN, WorkerId(4), true), anywhere, "there is no such worker");
 }
 
 #[test]

@@ -121,20 +121,20 @@ fn a_move_keeps_the_state_of_its_sas() {
 fn an_sa_keeps_its_worker_and_the_next_one_follows_the_peer() {
     let mut tables = tables(true);
     let mut peers = one_peer(&mut tables);
-    let [here, there] = [endpoints([203, 0, 113, 2], None), endpoints([203, 0, 113, 77], None)];
+    let there = endpoints([203, 0, 113, 77], None);
     let sending = |tables: &Snapshot| tables.peer(PEER).unwrap().owner();
     let receiving = |tables: &Snapshot, spi| tables.inbound_sa(spi).unwrap().owner();
 
-    peers.arrive_at(TUNNEL, here.remote, WorkerId(3));
-    peers.arrive_at(TunnelId(1), here.remote, WorkerId(0));
-    peers.arrive_at(TUNNEL, there.remote, WorkerId(0));
+    peers.arrive_at(PEER, WorkerId(3));
+    peers.arrive_at(PEER, WorkerId(u16::MAX));
+    peers.arrive_at(PeerId(PEER.0 + 1), WorkerId(0));
     peers.install_inbound(&mut tables, &new_sa(0x10_0001), WindowSize::default());
     peers.install_outbound(&mut tables, &new_sa(0xaaaa), IvSeed::new([1; 16]));
     assert_eq!((sending(&tables), receiving(&tables, 0x10_0001)), (Some(WorkerId(3)), WorkerId(3)));
 
     // Its packets come to another worker; whatever is published anew meanwhile, those SAs stay.
     peers.relocate(&mut tables, PEER, there, Some(NeighborId(0)));
-    peers.arrive_at(TUNNEL, there.remote, WorkerId(1));
+    peers.arrive_at(PEER, WorkerId(1));
     peers.relocate(&mut tables, PEER, there, Some(NeighborId(4)));
     assert_eq!((sending(&tables), receiving(&tables, 0x10_0001)), (Some(WorkerId(3)), WorkerId(3)));
 

@@ -27,16 +27,17 @@ pub struct PortOptions {
     pub queues: u16,
     /// Largest packet after the Ethernet header, in bytes.
     pub mtu: u16,
-    /// What its receive queues share the traffic by.
+    /// What its receive queues should share the traffic by; what they do share it by is [`Port::spread`].
     pub spread: Spread,
 }
 
-/// What decides which of several receive queues a packet comes to, as far as the device knows of it.
+/// What decides which of several receive queues a packet comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spread {
     /// Its IP addresses alone: so all that a peer sends, IKE and ESP, in UDP or not, comes to one worker.
     Addresses,
-    /// Its IP addresses, and its TCP or UDP ports: so the connections between two hosts come to all workers.
+    /// Its IP addresses, and its TCP or UDP ports: so the connections between two hosts come to all workers. Or whatever else
+    /// the device has: some hash no other protocols, some nothing.
     Flows,
 }
 
@@ -92,6 +93,7 @@ struct Shared {
     device: Device,
     mac: MacAddr,
     mtu: u16,
+    spread: Spread,
     chained: AtomicU64,
     /// Its receive queues allocate here, so it must not go before the port. It keeps the EAL, too.
     _pool: Mempool,
@@ -127,7 +129,8 @@ impl Port<Configured> {
             return Err(Error::Mtu { device: device.clone(), wanted: options.mtu, min, max });
         }
 
-        let by_flow = options.spread == Spread::Flows;
+        let spread = if capabilities.hashes_addresses { options.spread } else { Spread::Flows };
+        let by_flow = spread == Spread::Flows;
         // SAFETY: the port exists, and is not started: it was claimed just now.
         step("configure", unsafe { dpdk_sys::shim_configure(id, options.queues, options.mtu, by_flow) })?;
         let (mut rx_descriptors, mut tx_descriptors) = (DESCRIPTORS, DESCRIPTORS);
@@ -169,6 +172,7 @@ impl Port<Configured> {
             device: device.clone(),
             mac: MacAddr(mac.addr_bytes),
             mtu: options.mtu,
+            spread,
             chained: AtomicU64::new(0),
             _pool: pool.clone(),
         };
@@ -210,6 +214,11 @@ impl<State> Port<State> {
     /// Largest packet after the Ethernet header, in bytes.
     pub fn mtu(&self) -> u16 {
         self.shared.mtu
+    }
+
+    /// What its receive queues share the traffic by.
+    pub fn spread(&self) -> Spread {
+        self.shared.spread
     }
 }
 

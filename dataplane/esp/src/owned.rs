@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// it never pays for a locked instruction.
 ///
 /// With two writers updates are lost: a sequence number would be sent twice (under AES-GCM that gives
-/// the key away), a replayed packet be accepted, a count be short. So an SA has one owner worker, and
-/// hands over only when the old owner has stopped.
+/// the key away), a replayed packet be accepted, a count be short. So an SA has one owner worker, for
+/// as long as it lives.
 #[derive(Default)]
 pub(crate) struct Owned(AtomicU64);
 

@@ -14,8 +14,8 @@ use crate::suite::Suite;
 /// Shared by reference between the control side and the workers, but **only one worker may
 /// [`seal`](crate::seal) with it**. The sequence number is stepped by a plain load and store: two
 /// workers would send the same number twice, which the peer drops as a replay and which under AES-GCM
-/// repeats an IV and so gives away the authentication key. To move an SA to another worker, let the
-/// old one stop first. Which one that is can be said when the SA is made, and never after: [`owned_by`](Self::owned_by).
+/// repeats an IV and so gives away the authentication key. Which worker that is is said when the SA is
+/// made, and never after: [`owned_by`](Self::owned_by).
 /// Everything but the sequence number and a count is immutable.
 ///
 /// All that a packet needs but the keys lies in the first cache line, since with many SAs each line that a packet needs is
@@ -156,8 +156,8 @@ impl fmt::Debug for OutboundSa {
 ///
 /// Shared by reference between the control side and the workers, but **only one worker may
 /// [`open`](crate::open) with it**: the replay window is updated by plain loads and stores, and two
-/// workers could both accept the same packet. To move an SA to another worker, let the old one stop
-/// first. Which one that is can be said when the SA is made, and never after: [`owned_by`](Self::owned_by).
+/// workers could both accept the same packet. Which worker that is is said when the SA is made, and never
+/// after: [`owned_by`](Self::owned_by).
 /// Everything but window and counters is immutable.
 ///
 /// All that a good packet needs but the keys lies in the first cache line.

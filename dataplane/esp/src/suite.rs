@@ -302,7 +302,7 @@ impl Suite {
     }
 
     /// Length of a packet from ESP header to the end of the ICV, for `payload_len` bytes of payload
-    /// and the least padding.
+    /// and the least padding. (What seals and encapsulates has lengths worked out beforehand; this says what they come to.)
     pub const fn sealed_len(self, payload_len: usize) -> usize {
         self.payload_offset() + self.whole_blocks(payload_len + TRAILER_LEN) + self.icv_len()
     }

@@ -19,18 +19,25 @@ enum Next {
     Encrypt,
     /// To a neighbor.
     Egress(NeighborId),
-    /// To the control thread: it is for this box.
+    /// To the control thread.
+    Punt(Wanted),
+    /// Nothing.
+    Drop(DropReason),
+}
+
+/// What the control thread is to do; but for the first, unless there was much of it about the same destination or sender.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// Take it: it is for this box.
     Local,
-    /// To the control thread: the station is to be found, unless there were many for the same.
+    /// Find the station.
     Glean(PortId),
-    /// To the control thread: the next hop is to be found, unless there were many for the same destination.
+    /// Find the next hop.
     Unresolved(TunnelId),
-    /// To the control thread: the sender is to hear of it, unless there were many of the same.
+    /// Tell the sender.
     Unreachable,
     /// The same.
     TtlExceeded,
-    /// Nothing.
-    Drop(DropReason),
 }
 
 /// Bytes of a packet, after its IPv4 header, that the control thread gets to see of one that goes its own way.
@@ -55,27 +62,29 @@ pub(crate) fn run<'a, P: Pool>(cx: &mut Context<'a, P>, frames: &mut Frames<'a, 
                 frames.egress.push(ForNeighbor { packet, neighbor: cx.neighbor(neighbor) });
             }
             Next::Drop(reason) => cx.count_drop(reason),
-            other => punt(cx, &other, packet),
+            Next::Punt(wanted) => punt(cx, wanted, packet),
         }
     }
 }
 
 /// Hands a packet to the control thread, or drops it if there were many about the same destination or source.
 #[cold]
-fn punt<P: Pool>(cx: &mut Context<'_, P>, next: &Next, packet: P::Buffer) {
+fn punt<P: Pool>(cx: &mut Context<'_, P>, wanted: Wanted, packet: P::Buffer) {
     let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
         return cx.count_drop(DropReason::Ipv4Header);
     };
     // Who would get the ICMP error, or else where it goes.
     let (source, destination) = (header.source().to_bits(), header.destination().to_bits());
-    let (reason, key, otherwise) = match *next {
-        Next::Glean(port) => (PuntReason::Glean { port }, destination, DropReason::Glean),
-        Next::Unresolved(tunnel) => {
+    let (reason, key, otherwise) = match wanted {
+        Wanted::Glean(port) => (PuntReason::Glean { port }, destination, DropReason::Glean),
+        Wanted::Unresolved(tunnel) => {
             (PuntReason::Unresolved { tunnel, held: true }, destination, DropReason::Unresolved)
         }
-        Next::Unreachable => (PuntReason::Unreachable, source, DropReason::Unreachable),
-        Next::TtlExceeded => (PuntReason::TtlExceeded, source, DropReason::TtlExceeded),
-        _ => return cx.punter.punt(PuntReason::Local { tunnel: packet.meta().arrived_by() }, packet),
+        Wanted::Unreachable => (PuntReason::Unreachable, source, DropReason::Unreachable),
+        Wanted::TtlExceeded => (PuntReason::TtlExceeded, source, DropReason::TtlExceeded),
+        Wanted::Local => {
+            return cx.punter.punt(PuntReason::Local { tunnel: packet.meta().arrived_by() }, packet);
+        }
     };
     cx.punt_limited(reason, key, packet, otherwise);
 }
@@ -112,30 +121,38 @@ fn route<P: Pool>(
     let (to, resolving) = match *way {
         Adjacency::Tunnel(to) => (to, None),
         Adjacency::Neighbor(neighbor) => {
-            return if hop(packet) { Next::Egress(neighbor) } else { Next::TtlExceeded };
+            return if hop(packet) { Next::Egress(neighbor) } else { Next::Punt(Wanted::TtlExceeded) };
         }
-        Adjacency::Local => return Next::Local,
-        Adjacency::Unreachable => return Next::Unreachable,
+        Adjacency::Local => return Next::Punt(Wanted::Local),
+        Adjacency::Unreachable => return Next::Punt(Wanted::Unreachable),
         // A packet that waits with the control thread comes back as one of our own, so the hop is counted here.
         Adjacency::Glean(port) => {
-            return if hop(packet) { Next::Glean(port) } else { Next::TtlExceeded };
+            return if hop(packet) {
+                Next::Punt(Wanted::Glean(port))
+            } else {
+                Next::Punt(Wanted::TtlExceeded)
+            };
         }
         Adjacency::Resolving { tunnel, via: None } => {
-            return if hop(packet) { Next::Unresolved(tunnel) } else { Next::TtlExceeded };
+            return if hop(packet) {
+                Next::Punt(Wanted::Unresolved(tunnel))
+            } else {
+                Next::Punt(Wanted::TtlExceeded)
+            };
         }
         Adjacency::Resolving { tunnel, via: Some(to) } => (to, Some(tunnel)),
     };
 
     // Back to who sent it: both of us think that the other knows better. It would go to and fro until its TTL ends.
     if resolving.is_some() && came_from(packet.meta(), to, peer) {
-        return Next::Unreachable;
+        return Next::Punt(Wanted::Unreachable);
     }
     // What is reported is the packet as it arrived, if it has a hop left.
     if let Some((reason, sender)) = reported(cx.snapshot, resolving, peer, packet.meta()) {
         report(cx, reason, sender, packet);
     }
     if !hop(packet) {
-        return Next::TtlExceeded;
+        return Next::Punt(Wanted::TtlExceeded);
     }
     let meta = packet.meta_mut();
     (meta.to_peer, meta.gre_protocol) = (to.0, EtherType::IPV4.0);
@@ -192,7 +209,7 @@ fn adjacency(snapshot: &Snapshot, found: Option<AdjacencyId>) -> &Adjacency {
 #[cold]
 fn to_many(meta: &Meta, destination: Ipv4Addr) -> Option<Next> {
     match meta.arrived_by() {
-        Some(_) if destination.is_multicast() => Some(Next::Local),
+        Some(_) if destination.is_multicast() => Some(Next::Punt(Wanted::Local)),
         _ if destination.is_multicast() || destination.is_broadcast() => {
             Some(Next::Drop(DropReason::NotForwarded))
         }

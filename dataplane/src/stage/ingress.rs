@@ -12,88 +12,94 @@ use crate::frame::{Buffer, Entry, Meta, Pool};
 use crate::stage::{Context, ForNeighbor, Frames, check, gre};
 
 /// What becomes of a received packet. From here on it begins with its IPv4 header and ends where that says.
+#[derive(Clone, Copy)]
 enum Next {
     /// ESP to an underlay address of ours; its offset is in the meta data.
     Decrypt,
     /// Any other IPv4 packet, also out of GRE in the clear.
     Forward,
-    /// UDP or GRE to an underlay address of ours. It turns out to be one of the others.
-    ToUnderlay,
     /// To the control thread.
-    Arp,
-    /// To the control thread.
-    Dhcp,
-    /// To the control thread.
-    Ike,
-    /// To the control thread; out of GRE in the clear.
-    Nhrp,
+    Punt(Protocol),
     /// Nothing.
     Drop(DropReason),
+}
+
+/// What the control thread speaks.
+#[derive(Clone, Copy)]
+enum Protocol {
+    Arp,
+    Dhcp,
+    Ike,
+    /// Out of GRE in the clear.
+    Nhrp,
 }
 
 /// Sorts what ports received; what entered elsewhere goes there.
 pub(crate) fn run<P: Pool>(cx: &mut Context<'_, P>, frames: &mut Frames<'_, P::Buffer>) {
     let Frames { taken_in, decrypt, forward, replicate, to_peer, egress, .. } = frames;
     for mut packet in taken_in.drain(..) {
-        let entry = packet.meta().entry();
-        if entry != Entry::Ingress {
-            match entry {
-                Entry::Ingress | Entry::Forward => forward.push(packet),
-                Entry::Decrypt => decrypt.push(packet),
-                Entry::Replicate => replicate.push(packet),
-                Entry::Encrypt => to_peer.push(packet),
-                Entry::Egress => egress.push(ForNeighbor { packet, neighbor: &None }),
+        let next = match packet.meta().entry() {
+            Entry::Ingress => classify(cx, &mut packet).unwrap_or_else(|| to_underlay(cx, &mut packet)),
+            Entry::Decrypt => Next::Decrypt,
+            Entry::Forward => Next::Forward,
+            Entry::Replicate => {
+                replicate.push(packet);
+                continue;
             }
-            continue;
-        }
-        let mut next = classify(cx, &mut packet);
-        if matches!(next, Next::ToUnderlay) {
-            next = to_underlay(cx, &mut packet);
-        }
+            Entry::Encrypt => {
+                to_peer.push(packet);
+                continue;
+            }
+            Entry::Egress => {
+                egress.push(ForNeighbor { packet, neighbor: &None });
+                continue;
+            }
+        };
         match next {
             Next::Decrypt => decrypt.push(packet),
             Next::Forward => forward.push(packet),
+            Next::Punt(protocol) => punt(cx, protocol, packet),
             Next::Drop(reason) => cx.count_drop(reason),
-            other => punt(cx, &other, packet),
         }
     }
 }
 
 /// Hands a packet to the control thread.
 #[cold]
-fn punt<P: Pool>(cx: &Context<'_, P>, next: &Next, packet: P::Buffer) {
+fn punt<P: Pool>(cx: &Context<'_, P>, protocol: Protocol, packet: P::Buffer) {
     let port = PortId(packet.meta().port);
-    match next {
-        Next::Arp => cx.punter.punt(PuntReason::Arp { port }, packet),
-        Next::Dhcp => cx.punter.punt(PuntReason::Dhcp { port }, packet),
-        Next::Nhrp => gre::punt_nhrp(cx, packet),
-        _ => cx.punter.punt(PuntReason::Ike { worker: cx.handoff.worker() }, packet),
+    match protocol {
+        Protocol::Arp => cx.punter.punt(PuntReason::Arp { port }, packet),
+        Protocol::Dhcp => cx.punter.punt(PuntReason::Dhcp { port }, packet),
+        Protocol::Ike => cx.punter.punt(PuntReason::Ike { port, worker: cx.handoff.worker() }, packet),
+        Protocol::Nhrp => gre::punt_nhrp(cx, packet),
     }
 }
 
+/// `None` for UDP and GRE to an underlay address of ours, on which [`to_underlay`] decides.
 #[inline(always)]
-fn classify<P: Pool>(cx: &Context<'_, P>, packet: &mut P::Buffer) -> Next {
+fn classify<P: Pool>(cx: &Context<'_, P>, packet: &mut P::Buffer) -> Option<Next> {
     let Some(info) = cx.snapshot.ports.get(usize::from(packet.meta().port)) else {
-        return Next::Drop(DropReason::UnknownPort);
+        return Some(Next::Drop(DropReason::UnknownPort));
     };
     let Ok((ethernet, content)) = eth::Header::view(packet.bytes()) else {
-        return Next::Drop(DropReason::Runt);
+        return Some(Next::Drop(DropReason::Runt));
     };
     let to_us = ethernet.destination.is(&info.mac);
     if !to_us && !ethernet.destination.is_multicast() {
-        return Next::Drop(DropReason::OtherStation);
+        return Some(Next::Drop(DropReason::OtherStation));
     }
     match ethernet.ether_type() {
         EtherType::IPV4 => {}
-        EtherType::ARP => return Next::Arp,
-        EtherType::VLAN | EtherType::SERVICE_VLAN => return Next::Drop(DropReason::Vlan),
-        _ => return Next::Drop(DropReason::EtherType),
+        EtherType::ARP => return Some(Next::Punt(Protocol::Arp)),
+        EtherType::VLAN | EtherType::SERVICE_VLAN => return Some(Next::Drop(DropReason::Vlan)),
+        _ => return Some(Next::Drop(DropReason::EtherType)),
     }
     let Ok(ip) = ipv4::Packet::parse(content) else {
-        return Next::Drop(DropReason::Ipv4Header);
+        return Some(Next::Drop(DropReason::Ipv4Header));
     };
     if let Some(reason) = check::addresses(cx.own, ip.header) {
-        return Next::Drop(reason);
+        return Some(Next::Drop(reason));
     }
     let header = *ip.header;
     let destination = header.destination();
@@ -108,23 +114,23 @@ fn classify<P: Pool>(cx: &Context<'_, P>, packet: &mut P::Buffer) -> Next {
         && (destination.is_broadcast() || info.address.is_unspecified() || info.address == destination)
         && is_dhcp_reply(packet.bytes())
     {
-        return Next::Dhcp;
+        return Some(Next::Punt(Protocol::Dhcp));
     }
     if matches!(protocol, IpProtocol::UDP | IpProtocol::ESP | IpProtocol::GRE)
         && cx.own.end_tunnels(destination)
     {
         if header.is_fragment() {
-            return Next::Drop(DropReason::FragmentToUs);
+            return Some(Next::Drop(DropReason::FragmentToUs));
         }
         let meta = packet.meta_mut();
         (meta.outer_source, meta.outer_ecn) = (header.source().to_bits(), header.ecn());
-        return if protocol == IpProtocol::ESP { esp(header.header_len(), packet) } else { Next::ToUnderlay };
+        return (protocol == IpProtocol::ESP).then(|| esp(header.header_len(), packet));
     }
     // RFC 1812 section 5.3.4: a router does not turn link broadcasts into unicasts.
     if !to_us && !destination.is_multicast() {
-        return Next::Drop(DropReason::NotForwarded);
+        return Some(Next::Drop(DropReason::NotForwarded));
     }
-    Next::Forward
+    Some(Next::Forward)
 }
 
 #[inline(always)]
@@ -149,7 +155,7 @@ fn is_dhcp_reply(packet: &[u8]) -> bool {
         )
 }
 
-/// UDP or GRE to an address that tunnels end at.
+/// What becomes of UDP or GRE to an address that tunnels end at.
 #[inline(never)]
 fn to_underlay<P: Pool>(cx: &Context<'_, P>, packet: &mut P::Buffer) -> Next {
     let Ok((header, _)) = ipv4::Header::view(packet.bytes()) else {
@@ -168,9 +174,9 @@ fn udp<B: Buffer>(header_len: usize, packet: &mut B) -> Next {
         return Next::Drop(DropReason::UdpLength);
     };
     match header.destination_port() {
-        udp::IKE => Next::Ike,
+        udp::IKE => Next::Punt(Protocol::Ike),
         udp::IKE_NAT => match Encapsulated::parse(data) {
-            Ok(Encapsulated::Ike(_)) => Next::Ike,
+            Ok(Encapsulated::Ike(_)) => Next::Punt(Protocol::Ike),
             Ok(Encapsulated::Keepalive) => Next::Drop(DropReason::NatKeepalive),
             Ok(Encapsulated::Esp(_)) => {
                 let surplus = payload.len() - usize::from(header.length());
@@ -208,7 +214,7 @@ fn clear_gre<P: Pool>(
     let content = header_len..packet.len();
     match gre::pop(cx.own, tunnel, None, packet, content) {
         gre::Next::Forward => Next::Forward,
-        gre::Next::Nhrp => Next::Nhrp,
+        gre::Next::Nhrp => Next::Punt(Protocol::Nhrp),
         gre::Next::Drop(reason) => Next::Drop(reason),
     }
 }

@@ -7,7 +7,7 @@ use dmvpn_wire::MacAddr;
 use crate::ids::{NeighborId, PeerId, PortId, TunnelId};
 
 /// What the forwarding table's entries point at. Many routes share one adjacency, so when a next hop
-/// changes, one slot changes, however many routes lead there.
+/// changes, one slot changes, however many routes lead there. With its tag in a byte of its own, workers tell them apart by one jump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Adjacency {

@@ -159,10 +159,10 @@ impl Encapsulation {
 
         let (header, rest) = ipv4::Header::view_mut(room.get_mut(outer..)?).ok()?;
         header.complete(template(&self.outer, self.outer_len)?, tos, extent.total, identification, ttl);
-        if usize::from(self.outer_len) > ipv4::Header::LEN {
+        if self.in_udp() {
             udp::Header::view_mut(rest).ok()?.0.set_length(extent.total - IPV4_LEN);
         }
-        if self.inner_len > self.gre_len {
+        if self.has_inner_header() {
             let (header, _) = ipv4::Header::view_mut(room.get_mut(inner..)?).ok()?;
             let total_length = u16::try_from(extent.payload).ok()?;
             header.complete(template(&self.inner, self.inner_len)?, tos, total_length, identification, ttl);
@@ -172,6 +172,18 @@ impl Encapsulation {
             gre.get_mut(2..4)?.copy_from_slice(&protocol.0.to_be_bytes());
         }
         Some(())
+    }
+
+    /// Whether there is a UDP header in front of the ESP header.
+    #[inline]
+    fn in_udp(&self) -> bool {
+        usize::from(self.outer_len) > ipv4::Header::LEN
+    }
+
+    /// Whether there is an IPv4 header in front of the GRE header: tunnel mode.
+    #[inline]
+    fn has_inner_header(&self) -> bool {
+        self.inner_len > self.gre_len
     }
 }
 

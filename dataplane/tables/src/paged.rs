@@ -3,8 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use dmvpn_esp::prefetch;
-
 const BITS: usize = 6;
 /// Slots of a page, and pages of a directory.
 const FANOUT: usize = 1 << BITS;
@@ -42,15 +40,6 @@ impl<T: Clone + Default> Paged<T> {
         let directory = self.root.get(index >> (2 * BITS))?;
         let page = directory[(index >> BITS) & MASK].as_ref()?;
         Some(&page[index & MASK])
-    }
-
-    /// Asks for the cache lines of the slot at `index`, ahead of [`get`](Self::get). The directories are small
-    /// enough to be in the cache; the pages of large tables are not.
-    #[inline]
-    pub fn prefetch(&self, index: usize) {
-        if let Some(slot) = self.get(index) {
-            prefetch(slot, size_of::<T>());
-        }
     }
 
     /// Writes `value` to `index`. The array grows as needed.

@@ -19,7 +19,9 @@ pub enum PuntReason {
     },
     /// UDP 500, or UDP 4500 with the non-ESP marker, to an address of ours; from the IPv4 header on.
     Ike {
-        /// The worker that received it: where a NIC puts what comes from that address.
+        /// Where it came in.
+        port: PortId,
+        /// The worker that received it.
         worker: WorkerId,
     },
     /// NHRP; from the NHRP header on. `peer` is who sent it, proved by its SA; on a tunnel without

@@ -65,7 +65,7 @@ fn ike_on_both_ports() {
     for (worker, id) in [(0, WorkerId(0)), (1, WorkerId(1))] {
         for packet in [&plain, &floated] {
             site.deliver_to(worker, WAN, &ethernet(wan_mac(1), wan_mac(2), packet));
-            punted(&mut site, PuntReason::Ike { worker: id }, packet);
+            punted(&mut site, PuntReason::Ike { port: WAN, worker: id }, packet);
         }
     }
 }

@@ -38,7 +38,7 @@ impl Appliance {
         let (publisher, mut readers) = Publisher::new(Snapshot::default(), 1);
         let (reader, handoff) = (readers.remove(0), Handoff::between(1, CABLE).remove(0));
         let (worker, control) = Worker::new(near, pool.clone(), reader, handoff);
-        let ports = (0..2).map(|port| Port { mac: site.mac(port), mtu: 1500 }).collect();
+        let ports = (0..2).map(|port| Port { mac: site.mac(port), mtu: 1500, by_addresses: true }).collect();
         // As if all were switched on at a fixed date.
         let unix_seconds = 1_700_000_000 + u32::try_from(now / 1_000_000).unwrap_or_default();
         let start = Start { seed, unix_seconds };
