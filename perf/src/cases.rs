@@ -248,7 +248,7 @@ impl FromStr for Change {
 
 fn seconds(text: &str) -> anyhow::Result<f64> {
     let seconds: f64 = text.parse()?;
-    ensure!((0.0..=1e6).contains(&seconds), "from 0 to a million");
+    ensure!((0.01..=1e6).contains(&seconds), "from 0.01 to a million");
     Ok(seconds)
 }
 

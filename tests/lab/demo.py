@@ -36,9 +36,13 @@ class Show:
         print(f"           {text}", flush=True)
 
 
+# Where cargo puts what it builds.
+BUILT = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
+
+
 def build():
     subprocess.run(["cargo", "build", "--release", "--bins"], cwd=ROOT, check=True)
-    return ROOT / "target/release"
+    return BUILT
 
 
 def up_peers(box):
@@ -145,7 +149,7 @@ def keep(lab, boxes, hosts):
     lab.keep = True
     KEPT.write_text(json.dumps({"namespaces": lab.namespaces, "dir": str(lab.dir),
                                 "pids": [process.pid for process in lab.processes]}))
-    ctl = ROOT / "target/release/dmvpnctl"
+    ctl = BUILT / "dmvpnctl"
     print("\nThe network is running. Try:")
     for name, box in boxes.items():
         print(f"    {ctl} --socket {box.socket} show dmvpn      # {name}")
