@@ -81,7 +81,10 @@ pub(crate) fn invent(config: &Config, wish: &Wish) -> anyhow::Result<SideFile> {
     let prefix = network_prefix(wish)?;
     for used in used(config) {
         for wanted in [wish.underlay, wish.networks] {
-            ensure!(!wanted.overlaps(used), "{wanted} overlaps {used}, which the configuration uses: give others (--networks, --underlay)");
+            ensure!(
+                !wanted.overlaps(used),
+                "{wanted} overlaps {used}, which the configuration uses: give others (--networks, --underlay)"
+            );
         }
     }
     let peers = (0..wish.peers).zip(overlay).map(|(index, overlay)| {
